@@ -1,0 +1,78 @@
+"""Turn what a caller brings (tensors, NumPy arrays, lists) into checked tensors, or say what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["ArrayLike", "float64", "labels", "probability_rows"]
+
+ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any] | float
+
+
+def float64(value: ArrayLike, name: str) -> Tensor:
+    """``value`` as a float64 tensor; integer input is converted, complex and non-numeric input refused.
+
+    Raises:
+        ValueError: naming the argument ``name`` and what was received.
+    """
+    if isinstance(value, Tensor):
+        tensor = value
+    else:
+        try:
+            tensor = torch.as_tensor(np.asarray(value))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be numeric, received {type(value).__name__}: {error}") from None
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"{name} must be real numbers, received dtype {tensor.dtype}")
+    return tensor.to(torch.float64)
+
+
+def labels(value: ArrayLike, num_classes: int, name: str = "labels") -> Tensor:
+    """``value`` as int64 class labels in ``0 .. num_classes - 1``.
+
+    Raises:
+        ValueError: not integers, or a label outside the range (the first offender is named).
+    """
+    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"{name} must be integers in 0..{num_classes - 1}, received dtype {tensor.dtype}")
+    tensor = tensor.to(torch.int64)
+    wrong = (tensor < 0) | (tensor >= num_classes)
+    if bool(wrong.any()):
+        position = tuple(int(i) for i in wrong.nonzero()[0])
+        raise ValueError(f"{name} must lie in 0..{num_classes - 1}, received {int(tensor[position])} at {position}")
+    return tensor
+
+
+def probability_rows(value: ArrayLike, name: str, tolerance: float = 1e-4, num_classes: int | None = None) -> Tensor:
+    """``value`` as float64 rows of probabilities, shape ``(..., K)``.
+
+    The rows are checked, not repaired: entries finite and non-negative, each row summing to 1 within ``tolerance``
+    (1e-4 admits float32 and bfloat16-accumulated softmaxes, not percentages or logits).
+
+    Raises:
+        ValueError: naming the argument, the first offending row and what was received.
+    """
+    rows = float64(value, name)
+    if rows.ndim == 0 or rows.shape[-1] < 1:
+        raise ValueError(f"{name} must have shape (..., K) with K >= 1, received shape {tuple(rows.shape)}")
+    if num_classes is not None and rows.shape[-1] != num_classes:
+        raise ValueError(f"{name} must have {num_classes} columns, received shape {tuple(rows.shape)}")
+    detached = rows.detach()
+    total = detached.sum(-1)
+    wrong = ~(detached.isfinite() & (detached >= 0)).all(-1) | ~((total - 1).abs() <= tolerance)
+    if bool(wrong.any()):
+        position = tuple(int(i) for i in wrong.nonzero()[0]) if wrong.ndim else ()
+        where = f"row {position[0] if len(position) == 1 else position} " if position else ""
+        row = detached[position]
+        shown = ", ".join(f"{float(entry):.6g}" for entry in row[:8]) + (", ..." if len(row) > 8 else "")
+        raise ValueError(
+            f"{name} must be rows of probabilities (finite, >= 0, summing to 1 within {tolerance:g}); "
+            f"{where}received [{shown}] with sum {float(row.sum()):.6g}"
+        )
+    return rows
