@@ -41,7 +41,7 @@ def _pair(p: ArrayLike, q: ArrayLike, non_negative: bool = True) -> tuple[Tensor
             f"received shapes {tuple(left.shape)} and {tuple(right.shape)}"
         )
     try:
-        torch.broadcast_shapes(left.shape, right.shape)
+        torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
     except RuntimeError:
         raise ValueError(
             f"the leading axes of p and q must broadcast, received shapes {tuple(left.shape)} and {tuple(right.shape)}"
@@ -101,7 +101,8 @@ def entropy(p: ArrayLike) -> Tensor:
     if rows.ndim == 0:
         raise ValueError("p must have shape (..., K), received a scalar")
     _check_sign(rows, "p")
-    return torch.special.entr(rows).sum(-1)
+    total: Tensor = torch.special.entr(rows).sum(-1)
+    return total
 
 
 def cross_entropy(p: ArrayLike, q: ArrayLike) -> Tensor:
@@ -117,7 +118,8 @@ def cross_entropy(p: ArrayLike, q: ArrayLike) -> Tensor:
         ValueError: a negative entry, or shapes that do not match.
     """
     left, right = _pair(p, q)
-    return -torch.special.xlogy(left, right).sum(-1)
+    total: Tensor = -torch.special.xlogy(left, right).sum(-1)
+    return total
 
 
 def cross_entropy_from_log(p: ArrayLike, log_q: ArrayLike) -> Tensor:
@@ -142,7 +144,8 @@ def kl(p: ArrayLike, q: ArrayLike) -> Tensor:
     """
     left, right = _pair(p, q)
     # the ratio of logarithms, not the logarithm of the ratio: p / q overflows for subnormal q
-    return (torch.special.xlogy(left, left) - torch.special.xlogy(left, right)).sum(-1)
+    total: Tensor = (torch.special.xlogy(left, left) - torch.special.xlogy(left, right)).sum(-1)
+    return total
 
 
 def kl_from_log(log_p: ArrayLike, log_q: ArrayLike) -> Tensor:
