@@ -1,0 +1,309 @@
+"""A data set held whole on its device, from which batches are gathered."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Literal, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bcpd.data.augment import crop_flip, view_numbers
+from bcpd.data.batch import Batch
+from bcpd.data.images import Normalisation
+from bcpd.tensors import ArrayLike, float64, labels
+
+if TYPE_CHECKING:
+    from bcpd.mixtures import Mixture
+
+__all__ = ["Augmentation", "InMemory"]
+
+Augmentation = Literal["crop-flip"]
+
+
+def _tensor(value: ArrayLike) -> Tensor:
+    """A tensor as it is; anything else copied, so that no later change of a caller's array reaches the source."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
+
+
+class InMemory:
+    """N examples on one device, or N for each of R replicas that train side by side on data of their own.
+
+    A batch is gathered by index, in one operation a tensor. uint8 images stay uint8 here (150 MB for CIFAR) and are
+    augmented, scaled to [0, 1] and normalised as they are gathered.
+
+    Args:
+        x: ``(N, *shape)``, or ``(R, N, *shape)`` with replicas; uint8, or finite floating point, held in ``dtype``.
+        y: ``(N,)`` or ``(R, N)`` integer labels in ``0 .. num_classes - 1``; its axes say whether there are replicas.
+        num_classes: K >= 2.
+        log_bayes: exact log p*(x), ``(N, K)`` or ``(R, N, K)``; kept in float64.
+        labelled: bool of ``y``'s shape, False where a semi-supervised method must not look at ``y``.
+        augment: ``"crop-flip"``, see :mod:`bcpd.data.augment`; ``shape`` must be (C, H, W).
+        normalise: moments by channel (the first axis of ``shape``), applied last; uint8 is scaled to [0, 1] first.
+        symmetries: augmentations that leave p* unchanged, as the mixture declares them.
+        dtype: of the x a batch holds.
+
+    Attributes:
+        x, y, log_bayes, labelled: as above, on ``device``.
+        shape: of one x.
+        replicas: R, or None.
+
+    Raises:
+        ValueError: shapes that do not belong together, labels out of range, values that are not finite, rows of
+            ``log_bayes`` that do not sum to one; or ``augment`` where p* is known and the augmentation is none of its
+            symmetries, for then ``log_bayes`` would be that of another x.
+    """
+
+    def __init__(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        *,
+        num_classes: int,
+        log_bayes: ArrayLike | None = None,
+        labelled: ArrayLike | None = None,
+        augment: Augmentation | None = None,
+        normalise: Normalisation | None = None,
+        symmetries: Collection[str] = frozenset(),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be an int >= 2, received {num_classes!r}")
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point type, received {dtype}")
+        values = _tensor(x)
+        device = values.device
+        self.num_classes = num_classes
+        self.dtype = dtype
+        self.augment = augment
+        self.normalise = normalise
+        self.symmetries = frozenset(symmetries)
+        self.y = labels(_tensor(y), num_classes, "y").to(device)
+        if self.y.ndim not in (1, 2) or self.y.numel() == 0:
+            raise ValueError(f"y must have shape (N,) or (R, N) and not be empty, received {tuple(self.y.shape)}")
+        if values.shape[: self.y.ndim] != self.y.shape:
+            raise ValueError(
+                f"x and y must share their leading axes (N,) or (R, N), "
+                f"received {tuple(values.shape)} and {tuple(self.y.shape)}"
+            )
+        if values.dtype != torch.uint8 and not values.is_floating_point():
+            raise ValueError(f"x must be uint8 or floating point, received dtype {values.dtype}")
+        if values.is_floating_point() and not all(bool(extreme.isfinite()) for extreme in values.aminmax()):
+            raise ValueError("x must be finite, received nan or inf")
+        self.x = values if values.dtype == torch.uint8 else values.to(dtype)
+        self.shape: tuple[int, ...] = tuple(values.shape[self.y.ndim :])
+        self.log_bayes = None if log_bayes is None else self._checked_log_bayes(log_bayes).to(device)
+        self.labelled = None if labelled is None else self._checked_mask(labelled).to(device)
+        self._check_augmentation()
+        if normalise is not None and (not self.shape or len(normalise.mean) != self.shape[0]):
+            raise ValueError(
+                f"normalise has {len(normalise.mean)} channels, but x has the shape {self.shape}; "
+                f"its first axis is the channels"
+            )
+
+    @classmethod
+    def from_mixture(
+        cls,
+        mixture: Mixture,
+        n: int,
+        seeds: int | Sequence[int],
+        *,
+        augment: Augmentation | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """``n`` points of a mixture with their exact log p*; a sequence of R seeds gives R replicas, drawn apart.
+
+        The points of a replica depend on its seed only. p* is evaluated in float64 before x is rounded to ``dtype``.
+        """
+        several = isinstance(seeds, Sequence)
+        roots = list(seeds) if isinstance(seeds, Sequence) else [seeds]
+        if not roots:
+            raise ValueError("seeds must be an int or a non-empty sequence of ints, received an empty one")
+        x = torch.empty((len(roots), n, *mixture.shape), dtype=dtype)
+        y = torch.empty((len(roots), n), dtype=torch.int64)
+        log_bayes = torch.empty((len(roots), n, mixture.num_classes), dtype=torch.float64)
+        for replica, seed in enumerate(roots):
+            start = 0
+            for points, drawn in mixture.stream(n, seed):
+                block = (replica, slice(start, start + len(drawn)))
+                x[block], y[block], log_bayes[block] = points, drawn, mixture.log_posterior(points)
+                start += len(drawn)
+        if not several:
+            x, y, log_bayes = x[0], y[0], log_bayes[0]
+        return cls(
+            x,
+            y,
+            num_classes=mixture.num_classes,
+            log_bayes=log_bayes,
+            augment=augment,
+            symmetries=mixture.symmetries,
+            dtype=dtype,
+        )
+
+    def __len__(self) -> int:
+        """N, the examples of one replica."""
+        return self.y.shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    @property
+    def replicas(self) -> int | None:
+        return self.y.shape[0] if self.y.ndim == 2 else None
+
+    def batch(
+        self,
+        index: Tensor,
+        *,
+        seed: int | Sequence[int] = 0,
+        epoch: int | None = None,
+        views: Tensor | None = None,
+    ) -> Batch:
+        """The examples at ``index``, augmented as they are in an epoch.
+
+        Args:
+            index: int64 in ``0 .. N - 1``: ``(B,)``, or ``(R, B)`` for a choice of its own in each replica. With
+                ``(B,)`` every replica of the source gives the same positions; a source without replicas accepts both,
+                so that R models can share one set and walk it in R orders.
+            seed: of the augmentation; R of them give each row of ``index`` its own.
+            epoch: the epoch whose augmentation to show; None for the examples as they are.
+            views: instead of an epoch, the views to show, int64 of ``index``'s shape: to tabulate a teacher by view.
+        Returns:
+            a :class:`Batch`; where an augmentation was applied, ``extra["view"]`` holds the view numbers.
+        Raises:
+            ValueError: an index of another type, shape or range (a range error on an accelerator is the device's own);
+                both ``epoch`` and ``views``, or ``views`` for a source that is not augmented.
+        """
+        positions = self._checked_index(index)
+        if views is not None and (epoch is not None or self.augment is None):
+            raise ValueError(
+                f"views need a source with an augmentation and no epoch, received epoch={epoch!r}, "
+                f"augment={self.augment!r}"
+            )
+        x = self._take(self.x, positions)
+        extra = {}
+        if self.augment is not None and epoch is not None:
+            views = view_numbers(seed, epoch, positions)
+        if views is not None:
+            extra["view"] = views.to(self.device)
+            x = crop_flip(x, extra["view"])
+        return Batch(
+            x=self._finish(x),
+            y=self._take(self.y, positions),
+            index=positions,
+            log_bayes=None if self.log_bayes is None else self._take(self.log_bayes, positions),
+            labelled=None if self.labelled is None else self._take(self.labelled, positions),
+            extra=extra,
+        )
+
+    def subset(self, index: Tensor) -> Self:
+        """The source of the examples at ``index``, which are numbered from 0 again.
+
+        ``(n,)`` keeps the replicas; ``(R, n)`` gives each replica its own choice, or makes R replicas of a source that
+        has none.
+        """
+        positions = self._checked_index(index)
+        if positions.numel() == 0:
+            raise ValueError("a subset must not be empty, received an empty index")
+        chosen = copy.copy(self)
+        for name in ("x", "y", "log_bayes", "labelled"):
+            tensor = getattr(self, name)
+            setattr(chosen, name, None if tensor is None else self._take(tensor, positions))
+        return chosen
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same source on another device; tensors already there are shared, not copied."""
+        moved = copy.copy(self)
+        for name in ("x", "y", "log_bayes", "labelled"):
+            tensor = getattr(self, name)
+            setattr(moved, name, None if tensor is None else tensor.to(device))
+        return moved
+
+    def fingerprint(self) -> str:
+        """A 128-bit hexadecimal hash of everything a batch depends on, the same on every device."""
+        settings = (self.num_classes, str(self.dtype), self.augment, self.normalise)
+        digest = hashlib.blake2b(repr(settings).encode(), digest_size=16, person=b"bcpd.source")
+        for name in ("x", "y", "log_bayes", "labelled"):
+            tensor = getattr(self, name)
+            digest.update(f"\x1f{name}".encode())
+            if tensor is not None:
+                digest.update(f":{tensor.dtype}:{tuple(tensor.shape)}\x1f".encode())
+                digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _take(self, tensor: Tensor, positions: Tensor) -> Tensor:
+        """Rows of a tensor at positions that were checked; one gather, also over replicas."""
+        if self.replicas is None:
+            rows, flat = tensor, positions
+        else:
+            first = torch.arange(self.y.shape[0], device=self.device)[:, None] * len(self)
+            rows, flat = tensor.flatten(0, 1), positions + first
+        return rows.index_select(0, flat.flatten()).reshape(*positions.shape, *rows.shape[1:])
+
+    def _finish(self, x: Tensor) -> Tensor:
+        """Stored values as the networks see them: in ``dtype``, uint8 scaled to [0, 1], normalised."""
+        scaled = x.dtype == torch.uint8
+        x = x.to(self.dtype)
+        if self.normalise is None:
+            return x / 255 if scaled else x
+        channels = (-1,) + (1,) * (len(self.shape) - 1)
+        mean = torch.tensor(self.normalise.mean, dtype=torch.float64)
+        std = torch.tensor(self.normalise.std, dtype=torch.float64)
+        factor = (1 / (std * 255 if scaled else std)).to(self.device, self.dtype).reshape(channels)
+        shift = (-mean / std).to(self.device, self.dtype).reshape(channels)
+        return torch.addcmul(shift, x, factor)
+
+    def _checked_index(self, index: Tensor) -> Tensor:
+        if index.dtype != torch.int64 or index.ndim not in (1, 2):
+            raise ValueError(
+                f"index must be int64 of shape (B,) or (R, B), received {index.dtype} of shape {tuple(index.shape)}"
+            )
+        if index.device.type == "cpu" and index.numel():
+            lowest, highest = (int(i) for i in index.aminmax())
+            if lowest < 0 or highest >= len(self):
+                raise ValueError(f"index must lie in 0..{len(self) - 1}, received values in {lowest}..{highest}")
+        if self.replicas is not None:
+            if index.ndim == 1:
+                index = index.expand(self.replicas, -1)
+            elif index.shape[0] != self.replicas:
+                raise ValueError(f"index must have {self.replicas} rows, one a replica, received {tuple(index.shape)}")
+        return index.to(self.device)
+
+    def _checked_log_bayes(self, log_bayes: ArrayLike) -> Tensor:
+        rows = float64(log_bayes, "log_bayes")
+        if rows.shape != (*self.y.shape, self.num_classes):
+            raise ValueError(
+                f"log_bayes must have shape {(*self.y.shape, self.num_classes)}, received {tuple(rows.shape)}"
+            )
+        error = float(rows.logsumexp(-1).abs().max())
+        if not error <= 1e-9:
+            raise ValueError(
+                f"log_bayes must be log probabilities, each row's log-sum-exp 0; received a row with {error:g}"
+            )
+        return rows
+
+    def _checked_mask(self, labelled: ArrayLike) -> Tensor:
+        mask = _tensor(labelled)
+        if mask.dtype != torch.bool or mask.shape != self.y.shape:
+            raise ValueError(
+                f"labelled must be bool of shape {tuple(self.y.shape)}, "
+                f"received {mask.dtype} of shape {tuple(mask.shape)}"
+            )
+        return mask
+
+    def _check_augmentation(self) -> None:
+        if self.augment is None:
+            return
+        if self.augment not in get_args(Augmentation):
+            raise ValueError(f"augment must be None or one of {get_args(Augmentation)}, received {self.augment!r}")
+        if len(self.shape) != 3:
+            raise ValueError(f"{self.augment} needs images of shape (C, H, W), received x of shape {self.shape}")
+        if self.log_bayes is not None and self.augment not in self.symmetries:
+            raise ValueError(
+                f"augment={self.augment!r} would change p*(x), which is known here; declared symmetries: "
+                f"{sorted(self.symmetries) or 'none'}"
+            )

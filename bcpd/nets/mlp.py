@@ -1,0 +1,118 @@
+"""The multilayer perceptron, one model or R of them with a leading replica axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bcpd.nets.views import Net, Views
+from bcpd.seeds import generator
+
+__all__ = ["ACTIVATIONS", "MLP", "Affine"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "tanh": torch.tanh,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+}
+
+
+class Affine(nn.Module):
+    r""":math:`x W + b` with ``W`` of shape ``(in, out)``, or ``(R, in, out)`` for ``x`` of shape ``(R, B, in)``.
+
+    Starts as :class:`torch.nn.Linear` does, weights and biases uniform on :math:`\pm 1/\sqrt{in}`; replica r is drawn
+    from ``streams[r]`` alone.
+    """
+
+    def __init__(self, inputs: int, outputs: int, streams: Sequence[torch.Generator], stacked: bool) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        weight = torch.empty(len(streams), inputs, outputs)
+        bias = torch.empty(len(streams), outputs)
+        for replica, stream in enumerate(streams):
+            weight[replica].uniform_(-bound, bound, generator=stream)
+            bias[replica].uniform_(-bound, bound, generator=stream)
+        self.weight = nn.Parameter(weight if stacked else weight[0])
+        self.bias = nn.Parameter(bias if stacked else bias[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.ndim == 2:
+            return torch.addmm(self.bias, x, self.weight)
+        return torch.baddbmm(self.bias[:, None], x, self.weight)
+
+
+class MLP(Net):
+    """Hidden layers and a linear read-out; ``hidden=()`` is the linear softmax classifier.
+
+    ``stages`` are the hidden activations, ``preacts`` the hidden layers before it, ``pooled`` the last hidden
+    activation (the flattened input where there is none).
+
+    Args:
+        num_classes: K >= 2.
+        input_shape: of one x; it is flattened to d values inside.
+        seed: an int, or R of them for R replicas. Replica r has exactly the parameters of the single network built
+            from its seed.
+        hidden: widths of the hidden layers.
+        activation: a key of ``ACTIVATIONS``.
+    Raises:
+        ValueError: no seeds, a width < 1 or an unknown activation.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        input_shape: tuple[int, ...],
+        seed: int | Sequence[int] = 0,
+        hidden: Sequence[int] = (128, 128),
+        activation: str = "relu",
+    ) -> None:
+        stacked = isinstance(seed, Sequence)
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed]
+        super().__init__("mlp", num_classes, input_shape, replicas=len(seeds) if stacked else None)
+        if not seeds:
+            raise ValueError("seed must be an int or a non-empty sequence of ints, received an empty one")
+        if min(hidden, default=1) < 1:
+            raise ValueError(f"hidden must be widths >= 1, e.g. (128, 128), received {hidden!r}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, received {activation!r}")
+        self.activation = activation
+        dimension = int(torch.Size(self.input_shape).numel())
+        widths = [dimension, *hidden, num_classes]
+        streams = [generator(s, "init") for s in seeds]
+        layers = [Affine(a, b, streams, stacked) for a, b in pairwise(widths)]
+        self.hidden = nn.ModuleList(layers[:-1])
+        self.head = layers[-1]
+
+    def forward(self, x: Tensor) -> Views:
+        """:class:`Views` of ``x``: ``(B, *input_shape)``; with replicas ``(R, B, *input_shape)``, or ``(B,
+        *input_shape)`` to show all of them the same examples."""
+        features = self._flat(x)
+        act = ACTIVATIONS[self.activation]
+        preacts: list[Tensor] = []
+        stages: list[Tensor] = []
+        for layer in self.hidden:
+            preacts.append(layer(features))
+            features = act(preacts[-1])
+            stages.append(features)
+        return Views(self.head(features), features, tuple(stages), tuple(preacts))
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """``x`` as ``(B, d)``, or ``(R, B, d)`` with replicas."""
+        leading = x.ndim - len(self.input_shape)
+        if leading >= 1 and x.shape[leading:] == self.input_shape:
+            x = x.flatten(leading)
+            if self.replicas is None and leading == 1:
+                return x
+            if self.replicas is not None and leading == 1:
+                return x.expand(self.replicas, -1, -1)
+            if self.replicas is not None and leading == 2 and x.shape[0] == self.replicas:
+                return x
+        shape = ", ".join(str(size) for size in self.input_shape)
+        accepted = f"(B, {shape})" if self.replicas is None else f"({self.replicas}, B, {shape}) or (B, {shape})"
+        raise ValueError(f"x must have shape {accepted}, received {tuple(x.shape)}")

@@ -1,0 +1,55 @@
+"""What a network shows of itself, and what every network here has."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+__all__ = ["Net", "Views"]
+
+
+class Views(NamedTuple):
+    """One forward pass: the logits and what distillation methods look at on the way there.
+
+    Leading axes are ``(B,)``, or ``(R, B)`` for a network of R replicas.
+
+    Attributes:
+        logits: ``(..., K)``.
+        pooled: ``(..., F)``, the features that the last linear layer reads.
+        stages: the output of each stage after its activation, first to last; maps ``(B, C_l, H_l, W_l)`` of a
+            convolutional network, hidden layers ``(..., F_l)`` of a vector network.
+        preacts: the same before the activation, shape by shape.
+    """
+
+    logits: Tensor
+    pooled: Tensor
+    stages: tuple[Tensor, ...]
+    preacts: tuple[Tensor, ...]
+
+
+class Net(nn.Module):
+    """A classifier from ``(B, *input_shape)`` to :class:`Views`.
+
+    Attributes:
+        name: its key in ``NETS``.
+        num_classes: K >= 2.
+        input_shape: of one x.
+        replicas: R where R independent models with a leading axis are one network, else None.
+    Raises:
+        ValueError: ``num_classes`` or ``input_shape`` that no network can have.
+    """
+
+    def __init__(self, name: str, num_classes: int, input_shape: tuple[int, ...], replicas: int | None = None) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be an int >= 2, received {num_classes!r}")
+        if not input_shape or min(input_shape) < 1:
+            raise ValueError(f"input_shape must be positive ints, e.g. (30,) or (3, 32, 32), received {input_shape!r}")
+        self.name = name
+        self.num_classes = num_classes
+        self.input_shape = tuple(input_shape)
+        self.replicas = replicas
+
+    def forward(self, x: Tensor) -> Views:
+        raise NotImplementedError
