@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from scipy.stats import norm
 
@@ -31,6 +31,8 @@ class Estimate:
     def __post_init__(self) -> None:
         if self.stderr < 0:
             raise ValueError(f"stderr must be >= 0 or nan, received {self.stderr}")
+        if self.method not in get_args(EstimateMethod):
+            raise ValueError(f"method must be one of {', '.join(get_args(EstimateMethod))}, received {self.method!r}")
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Normal interval ``value -+ z * stderr`` at the given two-sided confidence in (0, 1)."""

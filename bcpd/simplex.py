@@ -57,6 +57,12 @@ def _check_sign(rows: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be non-negative, received a minimum of {float(rows.detach().min()):.6g}")
 
 
+def _x_log_y(x: Tensor, y: Tensor) -> Tensor:
+    """``x log y`` with ``0 log 0 = 0`` and a zero gradient there (``xlogy`` alone differentiates to 0 / 0)."""
+    product: Tensor = torch.special.xlogy(x, torch.where((x == 0) & (y == 0), 1.0, y))
+    return product
+
+
 def squared_distance(p: ArrayLike, q: ArrayLike) -> Tensor:
     r"""Squared Euclidean distance :math:`\sum_k (p_k - q_k)^2`, **summed over classes**.
 
@@ -118,8 +124,7 @@ def cross_entropy(p: ArrayLike, q: ArrayLike) -> Tensor:
         ValueError: a negative entry, or shapes that do not match.
     """
     left, right = _pair(p, q)
-    total: Tensor = -torch.special.xlogy(left, right).sum(-1)
-    return total
+    return -_x_log_y(left, right).sum(-1)
 
 
 def cross_entropy_from_log(p: ArrayLike, log_q: ArrayLike) -> Tensor:
@@ -144,7 +149,7 @@ def kl(p: ArrayLike, q: ArrayLike) -> Tensor:
     """
     left, right = _pair(p, q)
     # the ratio of logarithms, not the logarithm of the ratio: p / q overflows for subnormal q
-    total: Tensor = (torch.special.xlogy(left, left) - torch.special.xlogy(left, right)).sum(-1)
+    total: Tensor = -(torch.special.entr(left) + _x_log_y(left, right)).sum(-1)
     return total
 
 
@@ -160,8 +165,10 @@ def kl_from_log(log_p: ArrayLike, log_q: ArrayLike) -> Tensor:
 def chi_square(p: ArrayLike, q: ArrayLike) -> Tensor:
     r"""Pearson's :math:`\chi^2(p \| q) = \sum_k (p_k - q_k)^2 / q_k`, range ``[0, inf]``; ``0 / 0 = 0``."""
     left, right = _pair(p, q)
-    gap = (left - right).square()
-    return torch.where(gap == 0, 0.0, gap / right).sum(-1)
+    equal = left == right
+    # the root first: the square of a tiny gap underflows, and its infinite ratio to q = 0 would be lost
+    ratio = (left - right) / torch.where(equal, 1.0, right).sqrt()
+    return ratio.square().sum(-1)
 
 
 def squared_hellinger(p: ArrayLike, q: ArrayLike) -> Tensor:
@@ -188,6 +195,8 @@ def project(z: ArrayLike) -> Tensor:
         raise ValueError("z must have shape (..., K), received a scalar")
     if not bool(rows.detach().isfinite().all()):
         raise ValueError("z must be finite to be projected onto the simplex, received nan or inf")
+    # shifting z shifts the threshold only; entries 1 below the largest are 0, and cutting them there keeps sums exact
+    rows = (rows - rows.detach().amax(-1, keepdim=True)).clamp(min=-1)
     ordered = rows.sort(-1, descending=True).values
     count = torch.arange(1, rows.shape[-1] + 1, dtype=torch.float64, device=rows.device)
     threshold = (ordered.cumsum(-1) - 1) / count

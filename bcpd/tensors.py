@@ -14,19 +14,27 @@ __all__ = ["ArrayLike", "float64", "labels", "probability_rows"]
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any] | float
 
 
+def _as_tensor(value: ArrayLike, name: str) -> Tensor:
+    """``value`` as a tensor of its own dtype; memory is shared with NumPy only where torch can address it."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        array = np.asarray(value)
+        # torch addresses neither read-only (memory-mapped), reversed nor byte-swapped arrays
+        if not array.flags.writeable or any(s < 0 for s in array.strides) or not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="), order="C")
+        return torch.as_tensor(array)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numeric, received {type(value).__name__}: {error}") from None
+
+
 def float64(value: ArrayLike, name: str) -> Tensor:
     """``value`` as a float64 tensor; integer input is converted, complex and non-numeric input refused.
 
     Raises:
         ValueError: naming the argument ``name`` and what was received.
     """
-    if isinstance(value, Tensor):
-        tensor = value
-    else:
-        try:
-            tensor = torch.as_tensor(np.asarray(value))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} must be numeric, received {type(value).__name__}: {error}") from None
+    tensor = _as_tensor(value, name)
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must be real numbers, received dtype {tensor.dtype}")
     return tensor.to(torch.float64)
@@ -38,7 +46,7 @@ def labels(value: ArrayLike, num_classes: int, name: str = "labels") -> Tensor:
     Raises:
         ValueError: not integers, or a label outside the range (the first offender is named).
     """
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    tensor = _as_tensor(value, name)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must be integers in 0..{num_classes - 1}, received dtype {tensor.dtype}")
     tensor = tensor.to(torch.int64)
