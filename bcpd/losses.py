@@ -49,6 +49,7 @@ class Loss:
         divergence: ``d_l(p, q)``, truth first; ``None`` for improper losses.
         readouts: how logits become probabilities, the default first.
         score: the validation score that a model trained with this loss is selected by, ``nll`` or ``brier``.
+        parameters: the loss's own constants; with the name, they identify it in stored runs.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Loss:
     divergence: Callable[[ArrayLike, ArrayLike], Tensor] | None = None
     readouts: Mapping[str, ReadOut] = field(default_factory=lambda: SOFTMAX_READOUT)
     score: Literal["nll", "brier"] = "nll"
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def proper(self) -> bool:
@@ -233,7 +235,7 @@ def label_smoothing(epsilon: float = 0.1) -> Loss:
         log_q = functional.log_softmax(_wide(logits), dim=-1)
         return (1 - epsilon) * _expected(-log_q, target) - epsilon * log_q.mean(-1)
 
-    return Loss("label_smoothing", function, smooth)
+    return Loss("label_smoothing", function, smooth, parameters={"epsilon": epsilon})
 
 
 def focal(gamma: float = 2.0) -> Loss:
@@ -258,7 +260,7 @@ def focal(gamma: float = 2.0) -> Loss:
     def minimiser(p: Tensor) -> Tensor:
         return _focal_minimiser(p, gamma)
 
-    return Loss("focal", function, minimiser)
+    return Loss("focal", function, minimiser, parameters={"gamma": gamma})
 
 
 def _focal_minimiser(p: Tensor, gamma: float, steps: int = 80) -> Tensor:

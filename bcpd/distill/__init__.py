@@ -1,0 +1,7 @@
+"""Student losses, one class each, by the contract of :mod:`bcpd.distill.method`. A teacher is the case without a teacher."""
+
+from bcpd.distill.kd import KD
+from bcpd.distill.method import Method, Phase, check_needs
+from bcpd.distill.supervised import Supervised
+
+__all__ = ["KD", "Method", "Phase", "Supervised", "check_needs"]

@@ -1,0 +1,134 @@
+"""The contract between a training loss and the trainer: what a method needs, learns, prepares and returns.
+
+The trainer calls, in this order, and knows nothing else about a method:
+
+1. ``needs`` is checked against the data, the student and the teacher, before step 0.
+2. ``adapt(student_views, teacher_views)`` builds the learned parts once, from views of two training inputs. They train
+   with the student, at its learning rate, and are not exported with it.
+3. ``phases()``: auxiliary trainings that come before the main one (say a teacher's extra heads).
+4. every step: ``progress(epoch, step)``, ``prepare(batch, generator)``, ``loss(batch, s, t)``.
+
+A method is an :class:`torch.nn.Module`, so its learned parts are its parameters and its state (memory banks, running
+constants) its buffers: both are saved and resumed with the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bcpd.data import Batch, InMemory
+from bcpd.nets import Views
+
+__all__ = ["Method", "Phase", "check_needs"]
+
+VIEW_NAMES = ("logits", "pooled", "stages", "preacts")
+NEEDS = frozenset({"bayes", "teacher", *(f"{who}.{view}" for who in ("teacher", "student") for view in VIEW_NAMES)})
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A training that runs before the main one, by the same loop, on a frozen teacher.
+
+    Attributes:
+        name: appears in progress and history.
+        epochs: its length; the optimizer, rate and batch size are the recipe's.
+        parameters: what it trains (a subset of the method's parameters).
+        loss: ``(batch, teacher_views) -> named terms``, as in :meth:`Method.loss`.
+    """
+
+    name: str
+    epochs: int
+    parameters: Sequence[nn.Parameter]
+    loss: Callable[[Batch, Views], Mapping[str, Tensor]]
+
+
+class Method(nn.Module):
+    """What a network is trained with. Subclass it, set ``needs`` and write :meth:`loss`.
+
+    Attributes:
+        needs: subset of ``bayes`` (the source knows p*), ``teacher``, and ``teacher.X`` / ``student.X`` for a view X
+            in ``logits``, ``pooled``, ``stages``, ``preacts``. Labels and sample indices are in every batch.
+        score: the validation score by which ``best_score`` is chosen, ``nll`` or ``brier``.
+    """
+
+    needs: frozenset[str] = frozenset()
+    score: Literal["nll", "brier"] = "nll"
+
+    def adapt(self, student: Views, teacher: Views | None) -> None:
+        """Build learned parts from example views (batch of 2, no gradient); refuse here what cannot work.
+
+        Raises:
+            ValueError: a method that degenerates on this network or number of classes says so in a sentence.
+        """
+
+    def phases(self) -> Sequence[Phase]:
+        """Trainings to run before the main one; none by default."""
+        return ()
+
+    def progress(self, epoch: int, step: int) -> None:
+        """Told before every step of the main training: 0-based epoch, and step within it. For warm-ups."""
+
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch that the networks see: rotations, negatives, .... The generator is keyed by (seed, epoch, step)."""
+        return batch
+
+    def loss(self, batch: Batch, s: Views, t: Views | None) -> Mapping[str, Tensor]:
+        """Named terms, already weighted; the trainer minimises their sum.
+
+        Args:
+            batch: what :meth:`prepare` returned.
+            s, t: the student's views of ``batch.x``, and the teacher's (``None`` without a teacher), the latter
+                without gradient and from a network in eval mode.
+        Returns:
+            each term a scalar ``()``, or ``(R,)`` for R replicas.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define loss(batch, s, t)")
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Log-probabilities of the trained network, by which it is measured and distilled; log-softmax by default."""
+        return logits.log_softmax(-1)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able settings; part of the run's identity. Default: the class name and its plain attributes."""
+        plain = {
+            name: value
+            for name, value in sorted(vars(self).items())
+            if isinstance(value, bool | int | float | str) and not name.startswith("_") and name != "training"
+        }
+        return {"method": type(self).__name__, **plain}
+
+
+def check_needs(method: Method, source: InMemory, student: Views, teacher: Views | None) -> None:
+    """Refuse, before step 0, a method whose needs the data or the networks do not meet.
+
+    Raises:
+        ValueError: naming the method, the need and what is there instead.
+    """
+    name = type(method).__name__
+    unknown = sorted(method.needs - NEEDS)
+    if unknown:
+        raise ValueError(f"{name}.needs must be among {sorted(NEEDS)}, received {unknown}")
+    for need in sorted(method.needs):
+        if need == "bayes":
+            if source.log_bayes is None:
+                raise ValueError(f"{name} needs p*(x) for every training input, but the source does not know it")
+            continue
+        who, _, view = need.partition(".")
+        views = student if who == "student" else teacher
+        if views is None:
+            raise ValueError(f"{name} needs a teacher, but none was given")
+        if not view:
+            continue
+        there = getattr(views, view)
+        if there is None or (isinstance(there, tuple) and not there):
+            raise ValueError(f"{name} needs {need}, but the {who} network offers no {view}")
+    if teacher is not None and "teacher.logits" in method.needs and student.logits.shape != teacher.logits.shape:
+        raise ValueError(
+            f"{name} compares logits: student and teacher must have the same replicas and classes, "
+            f"received logits of shape {tuple(student.logits.shape)} and {tuple(teacher.logits.shape)}"
+        )

@@ -1,0 +1,74 @@
+"""Training on labels (or on p* itself): the method that makes a teacher, and ignores an absent one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from bcpd.data import Batch
+from bcpd.distill.functional import masked_mean
+from bcpd.distill.method import Method
+from bcpd.losses import LOSSES, Loss
+from bcpd.nets import Views
+
+__all__ = ["Supervised"]
+
+
+class Supervised(Method):
+    r"""Mean over the batch of a loss of :mod:`bcpd.losses`, against labels or against p*.
+
+    With ``target="labels"`` this is empirical risk minimisation, :math:`\frac1B\sum_i \ell(y_i, q(x_i))`; with
+    ``target="bayes"`` it is the Bayes-distilled risk :math:`\frac1B\sum_i \sum_k p^*_k(x_i)\,\ell(k, q(x_i))`
+    (Menon et al. 2021), which needs a source that knows p*.
+
+    Args:
+        loss: a name in :data:`bcpd.losses.LOSSES`, or a :class:`bcpd.losses.Loss` of your own.
+        target: ``"labels"`` or ``"bayes"``.
+        readout: for losses with several read-outs (``logit_mse``), which one the network is measured by.
+    Raises:
+        ValueError: an unknown loss, target or read-out.
+    """
+
+    def __init__(
+        self, loss: str | Loss, target: Literal["labels", "bayes"] = "labels", readout: str | None = None
+    ) -> None:
+        super().__init__()
+        if isinstance(loss, str):
+            if loss not in LOSSES:
+                raise ValueError(f"loss must be one of {sorted(LOSSES)} or a Loss, received {loss!r}")
+            loss = LOSSES[loss]
+        if target not in ("labels", "bayes"):
+            raise ValueError(f"target must be 'labels' or 'bayes', received {target!r}")
+        self.label_loss = loss
+        self.target = target
+        self._readout = loss.readout(readout)
+        self._readout_name = readout or next(iter(loss.readouts))
+        self.score = loss.score
+        self.needs = frozenset({"bayes"}) if target == "bayes" else frozenset()
+
+    def loss(self, batch: Batch, s: Views, t: Views | None) -> Mapping[str, Tensor]:
+        """One term, ``label``; unlabelled examples of the batch are left out of its mean."""
+        if self.target == "bayes":
+            bayes = batch.bayes
+            if bayes is None:
+                raise ValueError("Supervised(target='bayes') needs p* in the batch, but the batch has none")
+            return {"label": self.label_loss.function(s.logits, bayes).mean(-1)}
+        return {"label": masked_mean(self.label_loss.function(s.logits, batch.y), batch.labelled)}
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """By the loss's own read-out; a probability of exactly 0 is ``-inf``, as it should be."""
+        if self._readout_name == "softmax":
+            return logits.log_softmax(-1)
+        return self._readout(logits).log()
+
+    def describe(self) -> dict[str, Any]:
+        """The loss, its target and its read-out."""
+        return {
+            "method": "Supervised",
+            "loss": self.label_loss.name,
+            "parameters": dict(self.label_loss.parameters),
+            "target": self.target,
+            "readout": self._readout_name,
+        }

@@ -1,0 +1,19 @@
+"""One trainer for teachers and students, toys and images."""
+
+from bcpd.train.checkpoint import CheckpointError
+from bcpd.train.fit import Progress, fit
+from bcpd.train.fitted import Fitted, ReadOut
+from bcpd.train.recipe import Constant, Cosine, Recipe, Schedule, Step
+
+__all__ = [
+    "CheckpointError",
+    "Constant",
+    "Cosine",
+    "Fitted",
+    "Progress",
+    "ReadOut",
+    "Recipe",
+    "Schedule",
+    "Step",
+    "fit",
+]

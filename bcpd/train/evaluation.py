@@ -1,0 +1,124 @@
+"""What is measured along the path of a training, every epoch: distance to p*, validation scores, agreement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from bcpd import simplex
+from bcpd.data import InMemory
+from bcpd.distill import Method
+from bcpd.losses import LOSSES
+
+__all__ = ["EvaluationSet", "PathMetrics"]
+
+CHUNK_ELEMENTS = 2**22  # inputs of one forward pass, counted in numbers
+
+
+class EvaluationSet:
+    """Examples of a source, by index ``(n,)`` or ``(R, n)``, with what of p* does not depend on the network."""
+
+    def __init__(self, source: InMemory, index: Tensor) -> None:
+        self.source = source
+        self.index = index
+        self.y = _gather(source.y, index)
+        self.bayes: Tensor | None = None
+        if source.log_bayes is not None:
+            self.bayes = _gather(source.log_bayes, index, trailing=1).exp()
+            self.entropy = simplex.entropy(self.bayes).mean(-1)
+            self.top = self.bayes.amax(-1)
+
+    def logits(self, net: nn.Module) -> Tensor:
+        """Logits ``(..., n, K)`` of a network on the clean (unaugmented) inputs, in eval mode, without gradient."""
+        return torch.cat([net(x).logits for x in self._inputs()], dim=-2)
+
+    def _inputs(self) -> Iterator[Tensor]:
+        replicas = self.index.shape[0] if self.index.ndim == 2 else 1
+        step = max(1, CHUNK_ELEMENTS // (replicas * math.prod(self.source.shape)))
+        for chunk in torch.split(self.index, step, dim=-1):
+            yield self.source.batch(chunk).x
+
+
+def _gather(values: Tensor, index: Tensor, trailing: int = 0) -> Tensor:
+    """``values[index]`` along the example axis, for shared ``(N, ...)`` or replicated ``(R, N, ...)`` values."""
+    if values.ndim - trailing == 1:
+        return values[index]
+    rows = torch.arange(values.shape[0], device=values.device).unsqueeze(-1)
+    return values[rows, index]
+
+
+class PathMetrics:
+    r"""Evaluate a network on up to four sets; every metric is a list with one number a replica.
+
+    ``transfer_*``: the training inputs without augmentation. ``select_*`` and ``fresh_*``: the two halves of the
+    held-out points; a path minimum is chosen on the first and reported on the second. ``*_mse`` is
+    :math:`E\,\|q - p^*\|^2` (summed over classes), ``*_kl`` is :math:`E\,KL(p^* \| q)`, ``*_accuracy`` is the mean
+    of p* at the prediction and ``*_excess_risk`` is :math:`E[\max p^* - p^*_{\hat k}]`. The validation columns
+    ``validation_accuracy``, ``_nll`` and ``_brier`` use labels. ``agreement``: share of validation (without one:
+    fresh) inputs where student and teacher predict the same class.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        teacher: nn.Module | None,
+        transfer: EvaluationSet,
+        validation: EvaluationSet | None,
+        select: EvaluationSet | None,
+        fresh: EvaluationSet | None,
+    ) -> None:
+        self.method = method
+        self.known = {
+            name: points
+            for name, points in (("transfer", transfer), ("select", select), ("fresh", fresh))
+            if points is not None and points.bayes is not None
+        }
+        self.validation = validation
+        self.meeting = validation if validation is not None else fresh
+        self.teacher_choice: Tensor | None = None
+        if teacher is not None and self.meeting is not None:
+            with torch.no_grad():
+                self.teacher_choice = self.meeting.logits(teacher).argmax(-1)
+
+    @torch.no_grad()
+    def __call__(self, net: nn.Module) -> dict[str, list[float]]:
+        """All metrics of ``net``, which is left in the mode it came in."""
+        training = net.training
+        net.eval()
+        metrics: dict[str, Tensor] = {}
+        for name, points in self.known.items():
+            logits = points.logits(net).double()
+            metrics |= {f"{name}_{key}": value for key, value in self._against_bayes(points, logits).items()}
+            if points is self.meeting:
+                self._add_agreement(metrics, logits)
+        if self.validation is not None:
+            logits = self.validation.logits(net).double()
+            log_q = self.method.log_probabilities(logits)
+            y = self.validation.y
+            metrics["validation_accuracy"] = (log_q.argmax(-1) == y).double().mean(-1)
+            # on log-probabilities the two losses are the scores of the rows themselves
+            metrics["validation_nll"] = LOSSES["ce"].function(log_q, y).mean(-1)
+            metrics["validation_brier"] = LOSSES["mse"].function(log_q, y).mean(-1)
+            self._add_agreement(metrics, logits)
+        net.train(training)
+        return {name: value.reshape(-1).tolist() for name, value in metrics.items()}
+
+    def _against_bayes(self, points: EvaluationSet, logits: Tensor) -> dict[str, Tensor]:
+        bayes = points.bayes
+        if bayes is None:
+            return {}
+        log_q = self.method.log_probabilities(logits)
+        chosen = bayes.gather(-1, log_q.argmax(-1, keepdim=True)).squeeze(-1)
+        return {
+            "mse": simplex.squared_distance(log_q.exp(), bayes).mean(-1),
+            "kl": simplex.cross_entropy_from_log(bayes, log_q).mean(-1) - points.entropy,
+            "accuracy": chosen.mean(-1),
+            "excess_risk": (points.top - chosen).mean(-1),
+        }
+
+    def _add_agreement(self, metrics: dict[str, Tensor], logits: Tensor) -> None:
+        if self.teacher_choice is not None:
+            metrics["agreement"] = (logits.argmax(-1) == self.teacher_choice).double().mean(-1)

@@ -1,0 +1,389 @@
+"""The one trainer: teachers and students, vectors and images, one network or R replicas, by the same loop."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bcpd.data import InMemory
+from bcpd.distill import Method, check_needs
+from bcpd.nets import Views
+from bcpd.seeds import derive, generator
+from bcpd.train.checkpoint import fingerprint
+from bcpd.train.evaluation import EvaluationSet, PathMetrics
+from bcpd.train.fitted import Fitted
+from bcpd.train.folder import RunFolder
+from bcpd.train.optim import build_optimizer, set_rates
+from bcpd.train.recipe import Recipe
+from bcpd.train.selection import Keeper
+
+__all__ = ["Progress", "fit", "split"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress callback receives after every epoch.
+
+    Attributes:
+        phase: ``"main"``, or the name of a method's auxiliary phase.
+        epoch, epochs: 1-based epoch and the length of the phase.
+        metrics: this epoch's row of the history (lists, one number a replica).
+    """
+
+    phase: str
+    epoch: int
+    epochs: int
+    metrics: Mapping[str, Any]
+
+
+def fit(
+    net: nn.Module,
+    source: InMemory,
+    method: Method,
+    recipe: Recipe,
+    *,
+    seed: int | Sequence[int],
+    teacher: nn.Module | None = None,
+    held_out: InMemory | None = None,
+    folder: Path | str | None = None,
+    save_seconds: float = 30.0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[Progress], None] | None = None,
+) -> Fitted:
+    r"""Train a network (or R replicas of one) by minimising a method's loss, and measure it every epoch.
+
+    A teacher is a network trained with :class:`bcpd.distill.Supervised`; a student one trained with a method that
+    looks at ``teacher``. Replica r of a run equals the single run with ``seed[r]``: the validation split, the batch
+    order and the augmentation are functions of the seed (and epoch, and example) only, so that two runs that differ
+    in the loss alone are paired.
+
+    Args:
+        net: a network of :mod:`bcpd.nets` (or anything returning :class:`bcpd.nets.Views`), trained in place.
+        source: the training data; a share of it is carved out for validation (``recipe.validation``).
+        method: what is minimised.
+        recipe: how.
+        seed: one int, or one for each replica.
+        teacher: frozen, called in eval mode without gradient on the very inputs the student sees.
+        held_out: points with known p* that are never trained on. Half of them choose the path minimum, the other half
+            report it and all ``fresh_*`` metrics.
+        folder: where to keep spec, metrics, weights and resume state. If the folder holds this very run, it is
+            continued (to the bits it would have had, on a CPU with the same number of threads) or, if complete,
+            read back.
+        save_seconds: least time between two saves of the resume state.
+        device: where to train; network, data and teacher are moved there.
+        progress: called after every epoch.
+    Returns:
+        :class:`Fitted`.
+    Raises:
+        ValueError: parts that do not fit together (before step 0); a folder that holds another run.
+        CheckpointError: a damaged or foreign file in the folder.
+    """
+    device = torch.device(device)
+    replicas: int | None = getattr(net, "replicas", None)
+    seeds = _seeds(seed, replicas)
+    _check_replicas(replicas, source, held_out)
+    if held_out is not None and (held_out.log_bayes is None or len(held_out) < 2):
+        raise ValueError("held_out must hold at least 2 points with known p*; a real test set is measured afterwards")
+    source = source.to(device)
+    net.to(device)
+    if teacher is not None:
+        teacher.to(device).eval()
+    train_index, validation_index = split(source, recipe.validation, seeds, replicas)
+
+    example = source.batch(train_index[..., : min(2, train_index.shape[-1])]).x
+    student_views, teacher_views = _look(net, example), None if teacher is None else _look(teacher, example)
+    if student_views.logits.shape[-1] != source.num_classes:
+        raise ValueError(
+            f"the network has {student_views.logits.shape[-1]} outputs, the source {source.num_classes} classes"
+        )
+    check_needs(method, source, student_views, teacher_views)
+    with _global_seed(derive(seeds[0], "adapt"), device):
+        method.adapt(student_views, teacher_views)
+    method.to(device)
+
+    spec = {
+        "net": {"name": getattr(net, "name", type(net).__name__), "initial": fingerprint(net)},
+        "source": source.fingerprint(),
+        "held_out": None if held_out is None else held_out.fingerprint(),
+        "method": {**method.describe(), "initial": fingerprint(method)},
+        "teacher": None if teacher is None else fingerprint(teacher),
+        "recipe": recipe.describe(),
+        "seeds": seeds,
+        "device": device.type,
+    }
+    identity = hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=10).hexdigest()
+    run = RunFolder(folder, identity, spec, save_seconds) if folder is not None else None
+    if run is not None and run.complete:
+        return run.read(net, method)
+
+    halves = [None, None] if held_out is None else _halves(held_out.to(device))
+    transfer = EvaluationSet(source, train_index)
+    validation = None if validation_index is None else EvaluationSet(source, validation_index)
+    trainer = _Trainer(
+        net=net,
+        source=source,
+        train_index=train_index,
+        method=method,
+        recipe=recipe,
+        seeds=seeds,
+        teacher=teacher,
+        replicas=replicas,
+        device=device,
+        measure=PathMetrics(method, teacher, transfer, validation, *halves),
+        run=run,
+        progress=progress,
+    )
+    return trainer.train(identity)
+
+
+class _Trainer:
+    """The loop, and the state that a resumed run takes up again: phase, epoch, weights, optimizer, kept states."""
+
+    def __init__(
+        self,
+        *,
+        net: nn.Module,
+        source: InMemory,
+        train_index: Tensor,
+        method: Method,
+        recipe: Recipe,
+        seeds: list[int],
+        teacher: nn.Module | None,
+        replicas: int | None,
+        device: torch.device,
+        measure: PathMetrics,
+        run: RunFolder | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.net, self.source, self.train_index = net, source, train_index
+        self.method, self.recipe, self.seeds = method, recipe, seeds
+        self.teacher, self.replicas, self.device = teacher, replicas, device
+        self.measure, self.run, self.progress = measure, run, progress
+        self.keeper = Keeper(method.score, replicas)
+        self.history: list[dict[str, Any]] = []
+        self.phase, self.epoch = 0, 0
+
+    def train(self, identity: str) -> Fitted:
+        auxiliary = list(self.method.phases())
+        resumed = self.run.resume() if self.run is not None else None
+        if resumed is not None:
+            self._restore(*resumed)
+        for number, phase in enumerate(auxiliary):
+            if number >= self.phase:
+                self._run_phase(number, phase.name, phase.epochs, list(phase.parameters), self._phase_terms(phase.loss))
+        main = [p for p in (*self.net.parameters(), *self.method.parameters()) if p.requires_grad]
+        self._run_phase(len(auxiliary), "main", self.recipe.epochs, main, self._student_terms)
+        fitted = Fitted(
+            net=self.net.eval(),
+            method=self.method,
+            history=self.history,
+            states={"last": _clone(self.net.state_dict()), **self.keeper.states},
+            epochs={"last": [self.recipe.epochs] * len(self.seeds), **self.keeper.epochs},
+            identity=identity,
+        )
+        if self.run is not None:
+            self.run.finish(fitted)
+        return fitted
+
+    def _run_phase(
+        self,
+        number: int,
+        name: str,
+        epochs: int,
+        parameters: list[nn.Parameter],
+        terms: Callable[[Tensor, int, int], tuple[Mapping[str, Tensor], int]],
+    ) -> None:
+        optimizer = build_optimizer(self.recipe, parameters, self.replicas)
+        if self.phase != number:
+            self.phase, self.epoch = number, 0
+        elif self.epoch and self.run is not None:
+            self.run.restore_optimizer(optimizer, self.device)
+        while self.epoch < epochs:
+            metrics = self._train_epoch(number, self.epoch, epochs, optimizer, terms)
+            self.epoch += 1
+            if name == "main":
+                metrics |= self.measure(self.net)
+                self.history.append({"epoch": self.epoch, **metrics})
+                self.keeper.update(self.epoch, metrics, self.net.state_dict())
+            if self.run is not None:
+                self.run.save(self._export(), self._record(), optimizer, last=self.epoch == epochs)
+            if self.progress is not None:
+                self.progress(Progress(name, self.epoch, epochs, metrics))
+
+    def _train_epoch(
+        self,
+        number: int,
+        epoch: int,
+        epochs: int,
+        optimizer: torch.optim.Optimizer,
+        terms: Callable[[Tensor, int, int], tuple[Mapping[str, Tensor], int]],
+    ) -> dict[str, list[float]]:
+        order = _order(self.train_index, self.seeds, number, epoch)
+        batches = torch.split(order, self.recipe.batch_size, dim=-1)
+        rates = self.recipe.rates(self.replicas)
+        sums: dict[str, Tensor] = {}
+        self.net.train()
+        self.method.train()
+        with _global_seed(derive(self.seeds[0], "epoch", number, epoch), self.device):
+            for step, index in enumerate(batches):
+                factor = self.recipe.schedule.factor((epoch + step / len(batches)) / epochs)
+                set_rates(optimizer, [rate * factor for rate in rates])
+                named, size = terms(index, epoch, step)
+                total = torch.stack([term.reshape(-1) for term in named.values()]).sum(0)
+                optimizer.zero_grad(set_to_none=True)
+                # replicas share no parameter: the gradient of the sum is each one's own
+                total.sum().backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                for name, value in (*named.items(), ("train_loss", total)):
+                    share = value.detach().reshape(-1) * (size / order.shape[-1])
+                    sums[name] = sums[name] + share if name in sums else share
+        return {name if name == "train_loss" else f"train_{name}": value.tolist() for name, value in sums.items()}
+
+    def _student_terms(self, index: Tensor, epoch: int, step: int) -> tuple[Mapping[str, Tensor], int]:
+        self.method.progress(epoch, step)
+        batch = self.source.batch(index, seed=self._augmentation_seed, epoch=epoch)
+        batch = self.method.prepare(batch, generator(self.seeds[0], "method", epoch, step))
+        t: Views | None = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                t = self.teacher(batch.x)
+        return self.method.loss(batch, self.net(batch.x), t), index.shape[-1]
+
+    def _phase_terms(
+        self, loss: Callable[..., Mapping[str, Tensor]]
+    ) -> Callable[[Tensor, int, int], tuple[Mapping[str, Tensor], int]]:
+        teacher = self.teacher
+        if teacher is None:
+            raise ValueError(f"{type(self.method).__name__} has a phase that trains on a teacher, but none was given")
+
+        def terms(index: Tensor, epoch: int, step: int) -> tuple[Mapping[str, Tensor], int]:
+            batch = self.source.batch(index, seed=self._augmentation_seed, epoch=epoch)
+            batch = self.method.prepare(batch, generator(self.seeds[0], "phase", self.phase, epoch, step))
+            with torch.no_grad():
+                t = teacher(batch.x)
+            return loss(batch, t), index.shape[-1]
+
+        return terms
+
+    @property
+    def _augmentation_seed(self) -> int | list[int]:
+        roots = [derive(seed, "augment") for seed in self.seeds]
+        return roots[0] if self.replicas is None else roots
+
+    def _export(self) -> dict[str, Tensor]:
+        kept, _ = self.keeper.export()
+        net = {f"net.{key}": value for key, value in self.net.state_dict().items()}
+        method = {f"method.{key}": value for key, value in self.method.state_dict().items()}
+        return {**net, **method, **kept}
+
+    def _record(self) -> dict[str, Any]:
+        _, kept = self.keeper.export()
+        return {"phase": self.phase, "epoch": self.epoch, "history": self.history, "kept": kept}
+
+    def _restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        for prefix, module in (("net.", self.net), ("method.", self.method)):
+            module.load_state_dict(
+                {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            )
+        self.keeper.restore(tensors, record["kept"], self.device)
+        self.phase, self.epoch = record["phase"], record["epoch"]
+        self.history = [_numbers(row) for row in record["history"]]
+
+
+def split(
+    source: InMemory, share: float, seeds: Sequence[int], replicas: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Indices of the training and the validation part, ``(n,)`` or ``(R, n)``; each replica splits by its own seed.
+
+    Validation examples are drawn among the labelled ones.
+
+    Returns:
+        ``(train, validation)``; the latter ``None`` for a share of 0.
+    Raises:
+        ValueError: a share that leaves no training or no validation example.
+    """
+    count = len(source)
+    held = round(share * count)
+    if share and not 0 < held < count:
+        raise ValueError(f"a validation share of {share} of {count} examples leaves one of the two parts empty")
+    rows = []
+    for number, seed in enumerate(seeds):
+        order = torch.randperm(count, generator=generator(seed, "split"))
+        if source.labelled is not None:
+            mask = (source.labelled if source.replicas is None else source.labelled[number]).cpu()
+            if int(mask.sum()) < held:
+                raise ValueError(f"{held} validation examples were asked for, but only {int(mask.sum())} are labelled")
+            order = torch.cat([order[mask[order]], order[~mask[order]]])
+        rows.append(order)
+    index = torch.stack(rows) if replicas is not None else rows[0]
+    index = index.to(source.device)
+    return index[..., held:], index[..., :held] if held else None
+
+
+def _halves(held_out: InMemory) -> list[EvaluationSet | None]:
+    middle = len(held_out) // 2
+    index = torch.arange(len(held_out), device=held_out.device)
+    if held_out.replicas is not None:
+        index = index.expand(held_out.replicas, -1)
+    return [EvaluationSet(held_out, index[..., :middle]), EvaluationSet(held_out, index[..., middle:])]
+
+
+def _order(index: Tensor, seeds: Sequence[int], phase: int, epoch: int) -> Tensor:
+    """The training index in this epoch's order; the same for every method and replica that share a seed."""
+    length = index.shape[-1]
+    orders = [torch.randperm(length, generator=generator(seed, "order", phase, epoch)) for seed in seeds]
+    if index.ndim == 1:
+        return index[orders[0].to(index.device)]
+    return index.gather(-1, torch.stack(orders).to(index.device))
+
+
+def _seeds(seed: int | Sequence[int], replicas: int | None) -> list[int]:
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    count = 1 if replicas is None else replicas
+    if len(seeds) == 1:
+        seeds = seeds * count
+    if len(seeds) != count:
+        raise ValueError(f"seed must be one int or one for each of the {count} replicas, received {len(seeds)}")
+    return seeds
+
+
+def _check_replicas(replicas: int | None, source: InMemory, held_out: InMemory | None) -> None:
+    for name, data in (("source", source), ("held_out", held_out)):
+        if data is not None and data.replicas is not None and data.replicas != replicas:
+            raise ValueError(f"{name} has {data.replicas} replicas, the network {replicas}")
+
+
+@torch.no_grad()
+def _look(net: nn.Module, x: Tensor) -> Views:
+    """Views of a few examples in eval mode: no statistics move, no gradient."""
+    training = net.training
+    net.eval()
+    views: Views = net(x)
+    net.train(training)
+    return views
+
+
+@contextlib.contextmanager
+def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Layers that draw from the global generator (dropout) get a stream of their own; the caller's is left alone."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in state.items()}
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A history row read from JSON, with ``"nan"`` and ``"inf"`` as floats again."""
+    return {key: [float(v) for v in value] if isinstance(value, list) else value for key, value in row.items()}

@@ -1,0 +1,140 @@
+"""A run on disk: spec, provenance, metrics, weights, resume state, and a completion mark written last."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bcpd.distill import Method
+from bcpd.files import finite, write_json, write_text
+from bcpd.provenance import provenance
+from bcpd.train.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from bcpd.train.fitted import Fitted
+
+__all__ = ["RunFolder"]
+
+
+class RunFolder:
+    """Reads and writes one training's folder; every file appears whole or not at all.
+
+    ``spec.json`` (what was asked), ``provenance.json`` (where it ran), ``resume.safetensors`` (while it runs),
+    ``metrics.jsonl`` (a row an epoch), ``weights/<checkpoint>.safetensors``, ``done.json`` (last).
+
+    Raises:
+        CheckpointError: the folder holds another run, or a file in it is damaged.
+    """
+
+    def __init__(self, folder: Path | str, identity: str, spec: Mapping[str, Any], save_seconds: float) -> None:
+        self.folder = Path(folder)
+        self.identity = identity
+        self.save_seconds = save_seconds
+        self._saved = time.monotonic()
+        self._optimizer: dict[str, Any] | None = None
+        known = self._identity_on_disk()
+        if known is not None and known != identity:
+            raise CheckpointError(
+                f"{self.folder} holds another run (identity {known}, expected {identity}): the network, data, method, "
+                f"recipe or seeds differ; use another folder"
+            )
+        if known is None:
+            write_json(self.folder / "provenance.json", provenance(spec["device"]))
+            write_json(self.folder / "spec.json", {"identity": identity, **spec})
+
+    def _identity_on_disk(self) -> str | None:
+        path = self.folder / "spec.json"
+        if not path.exists():
+            return None
+        try:
+            identity: str = json.loads(path.read_text())["identity"]
+        except (json.JSONDecodeError, KeyError, UnicodeDecodeError, TypeError) as error:
+            raise CheckpointError(f"{path} is not the spec of a run (damaged?): {error}") from None
+        return identity
+
+    @property
+    def _resume_path(self) -> Path:
+        return self.folder / "resume.safetensors"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run was finished: the completion mark is there."""
+        return (self.folder / "done.json").exists()
+
+    def save(
+        self, tensors: Mapping[str, Tensor], record: Mapping[str, Any], optimizer: torch.optim.Optimizer, last: bool
+    ) -> None:
+        """Write the resume state, at most once in ``save_seconds`` seconds but always at a phase's end."""
+        now = time.monotonic()
+        if not last and now - self._saved < self.save_seconds:
+            return
+        state = optimizer.state_dict()["state"]
+        moments = {f"optimizer.{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+        whole = {name: torch.as_tensor(value) for name, value in {**tensors, **moments}.items() if value is not None}
+        write_checkpoint(
+            self._resume_path, whole, {"identity": self.identity, "threads": torch.get_num_threads(), **record}
+        )
+        self._saved = now
+
+    def resume(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The saved state, or None where there is none yet."""
+        if not self._resume_path.exists():
+            return None
+        tensors, record = read_checkpoint(self._resume_path, self.identity)
+        if record["threads"] != torch.get_num_threads():
+            warnings.warn(
+                f"{self.folder} was saved with {record['threads']} threads and goes on with "
+                f"{torch.get_num_threads()}: results may differ in the last bits",
+                stacklevel=2,
+            )
+        self._optimizer = {key: value for key, value in tensors.items() if key.startswith("optimizer.")}
+        return tensors, record
+
+    def restore_optimizer(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        """Give a fresh optimizer the moments of the resumed one, once."""
+        if not self._optimizer:
+            return
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in self._optimizer.items():
+            _, number, key = name.split(".", 2)
+            state.setdefault(int(number), {})[key] = value if key == "step" else value.to(device)
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self._optimizer = None
+
+    def finish(self, fitted: Fitted) -> None:
+        """Write metrics, weights and, last, the completion mark; then the resume state may go."""
+        rows = "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in fitted.history)
+        write_text(self.folder / "metrics.jsonl", rows)
+        for checkpoint, state in fitted.states.items():
+            write_checkpoint(
+                self.folder / "weights" / f"{checkpoint}.safetensors",
+                state,
+                {"identity": self.identity, "epochs": fitted.epochs[checkpoint]},
+            )
+        adapters = fitted.method.state_dict()
+        if adapters:
+            write_checkpoint(self.folder / "method.safetensors", adapters, {"identity": self.identity})
+        write_json(self.folder / "done.json", {"identity": self.identity, "checkpoints": sorted(fitted.states)})
+        self._resume_path.unlink(missing_ok=True)
+
+    def read(self, net: nn.Module, method: Method) -> Fitted:
+        """The finished run, with ``net`` and ``method`` holding its last weights."""
+        history = [
+            {key: [float(v) for v in value] if isinstance(value, list) else value for key, value in row.items()}
+            for row in map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
+        ]
+        states, epochs = {}, {}
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        for checkpoint in json.loads((self.folder / "done.json").read_text())["checkpoints"]:
+            tensors, record = read_checkpoint(self.folder / "weights" / f"{checkpoint}.safetensors", self.identity)
+            states[checkpoint] = {key: value.to(device) for key, value in tensors.items()}
+            epochs[checkpoint] = list(record["epochs"])
+        net.load_state_dict(states["last"])
+        if (self.folder / "method.safetensors").exists():
+            method.load_state_dict(read_checkpoint(self.folder / "method.safetensors", self.identity)[0])
+        return Fitted(net.eval(), method, history, states, epochs, self.identity)
