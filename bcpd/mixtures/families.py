@@ -1,0 +1,117 @@
+"""Named mixtures, one or more for every family: what the contract suite tests and ``bcpd sample`` offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcpd.mixtures.base import Mixture
+from bcpd.mixtures.finite import FiniteMixture
+from bcpd.mixtures.gaussian import GaussianMixture, paper_toy
+from bcpd.mixtures.wrappers import LabelNoise, PriorShift, Superclasses
+from bcpd.seeds import generator
+
+__all__ = ["FAMILIES", "KINDS", "from_spec"]
+
+KINDS: dict[str, Callable[..., Mixture]] = {
+    GaussianMixture.kind: GaussianMixture,
+    FiniteMixture.kind: FiniteMixture,
+    LabelNoise.kind: LabelNoise,
+    Superclasses.kind: Superclasses,
+    PriorShift.kind: PriorShift,
+}
+
+
+def from_spec(spec: Mapping[str, Any]) -> Mixture:
+    """Rebuild a mixture from ``Mixture.spec()``, also after a round trip through JSON.
+
+    Raises:
+        ValueError: an unknown kind, or arguments that the kind does not take.
+    """
+    arguments = {key: from_spec(value) if isinstance(value, Mapping) else value for key, value in spec.items()}
+    kind = arguments.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(f"kind of a mixture must be one of {sorted(KINDS)}, received {kind!r}")
+    try:
+        return KINDS[kind](**arguments)
+    except TypeError as error:
+        raise ValueError(f"a mixture of kind {kind!r} does not take {sorted(arguments)}: {error}") from None
+
+
+def _gaussian_1d() -> GaussianMixture:
+    return GaussianMixture([[-1.0], [0.5], [2.5]], 1.2, priors=[0.5, 0.2, 0.3])
+
+
+def _gaussian_2d_shared() -> GaussianMixture:
+    means = [[0.0, 0.0], [1.5, 0.5], [-0.5, 1.5]]
+    return GaussianMixture(means, [[1.0, 0.4], [0.4, 0.7]], priors=[0.3, 0.45, 0.25])
+
+
+def _gaussian_2d_diagonal() -> GaussianMixture:
+    return GaussianMixture([[0.0, 0.0], [2.0, 0.5], [0.5, 1.0], [-1.5, 1.0]], [1.5, 0.4])
+
+
+def _gaussian_classwise() -> GaussianMixture:
+    draw = generator(1, "gaussian-classwise")
+    means = 0.6 * _normal(draw, 4, 5)
+    return GaussianMixture(means, _covariances(draw, 4, 5), priors=[0.4, 0.3, 0.2, 0.1])
+
+
+def _gaussian_components() -> GaussianMixture:
+    draw = generator(2, "gaussian-components")
+    means = 1.2 * _normal(draw, 3, 2, 3)
+    covariances = _covariances(draw, 6, 3).reshape(3, 2, 3, 3)
+    return GaussianMixture(means, covariances, weights=[[0.5, 0.5], [0.8, 0.2], [0.35, 0.65]], priors=[0.4, 0.25, 0.35])
+
+
+def _finite() -> FiniteMixture:
+    draw = generator(3, "finite")
+    weights = _normal(draw, 12).exp()
+    return FiniteMixture(weights / weights.sum(), (1.5 * _normal(draw, 12, 4)).softmax(-1), _normal(draw, 12, 2))
+
+
+def _label_noise() -> LabelNoise:
+    transition = [[0.8, 0.15, 0.05], [0.0, 0.9, 0.1], [0.25, 0.05, 0.7]]
+    return LabelNoise(_gaussian_2d_shared(), transition)
+
+
+def _superclasses() -> Superclasses:
+    return Superclasses(paper_toy(), [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
+
+
+def _prior_shift() -> PriorShift:
+    return PriorShift(_gaussian_classwise(), [0.15, 0.2, 0.25, 0.4])
+
+
+def _nested() -> LabelNoise:
+    shifted = PriorShift(_finite(), [0.1, 0.4, 0.3, 0.2])
+    return LabelNoise(Superclasses(shifted, [0, 1, 1, 2]), [[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.0, 0.05, 0.95]])
+
+
+FAMILIES: dict[str, Callable[[], Mixture]] = {
+    "gaussian-isotropic-30d": paper_toy,
+    "gaussian-1d": _gaussian_1d,
+    "gaussian-2d-shared": _gaussian_2d_shared,
+    "gaussian-2d-diagonal": _gaussian_2d_diagonal,
+    "gaussian-classwise": _gaussian_classwise,
+    "gaussian-components": _gaussian_components,
+    "finite": _finite,
+    "label-noise": _label_noise,
+    "superclasses": _superclasses,
+    "prior-shift": _prior_shift,
+    "noisy-shifted-superclasses": _nested,
+}
+
+
+def _normal(draw: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=draw)
+
+
+def _covariances(draw: torch.Generator, count: int, dimension: int) -> Tensor:
+    """Well-conditioned random covariances of different sizes and orientations."""
+    roots = 0.45 * _normal(draw, count, dimension, dimension)
+    scales = torch.linspace(0.4, 1.2, count, dtype=torch.float64)[:, None, None]
+    return scales * torch.eye(dimension, dtype=torch.float64) + roots @ roots.mT
