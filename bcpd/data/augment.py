@@ -57,7 +57,7 @@ def view_numbers(seed: int | Sequence[int], epoch: int, index: Tensor) -> Tensor
         ValueError: a negative epoch, an index that is not int64, or a number of seeds that is not R.
     """
     if epoch < 0:
-        raise ValueError(f"epoch must be an int >= 0, received {epoch!r}")
+        raise ValueError(f"epoch must be >= 0, received {epoch}")
     if index.dtype != torch.int64:
         raise ValueError(f"index must be int64, received dtype {index.dtype}")
     low: int | Tensor

@@ -55,4 +55,6 @@ NORMALISATION = {
     # 2020; Zhao et al. 2022). CIFAR-10: the moments over all training pixels, rounded, as commonly used.
     "cifar100": Normalisation((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "cifar10": Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    # The training split of bcpd.data.digits.
+    "digits": Normalisation((0.2878,), (0.3541,)),
 }

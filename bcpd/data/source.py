@@ -280,7 +280,7 @@ class InMemory:
                 f"log_bayes must have shape {(*self.y.shape, self.num_classes)}, received {tuple(rows.shape)}"
             )
         error = float(rows.logsumexp(-1).abs().max())
-        if not error <= 1e-9:
+        if not error <= 1e-6:
             raise ValueError(
                 f"log_bayes must be log probabilities, each row's log-sum-exp 0; received a row with {error:g}"
             )

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bcpd.nets.cifar_resnet import CIFAR_RESNETS
 from bcpd.nets.mlp import MLP
 from bcpd.nets.views import Net, Views
 
@@ -13,6 +14,7 @@ __all__ = ["NETS", "Net", "Views", "build"]
 
 NETS: dict[str, Callable[..., Net]] = {
     "mlp": MLP,
+    **CIFAR_RESNETS,
 }
 
 

@@ -1,0 +1,310 @@
+"""The in-memory source: what a batch holds, and what is refused."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bcpd.data import InMemory, Normalisation, crop_flip, view_numbers
+from bcpd.seeds import generator
+
+N, R, K, D = 40, 3, 5, 4
+
+
+def vectors(*leading: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """x ``(*leading, D)``, labels and exact-looking log posteriors."""
+    stream = torch.Generator().manual_seed(seed)
+    x = torch.randn(*leading, D, generator=stream, dtype=torch.float64)
+    y = torch.randint(0, K, leading, generator=stream)
+    log_bayes = torch.randn(*leading, K, generator=stream, dtype=torch.float64).log_softmax(-1)
+    return x, y, log_bayes
+
+
+def pictures(n: int = N) -> tuple[Tensor, Tensor]:
+    stream = torch.Generator().manual_seed(1)
+    return (
+        torch.randint(0, 256, (n, 3, 10, 12), generator=stream, dtype=torch.uint8),
+        torch.randint(0, K, (n,), generator=stream),
+    )
+
+
+class Line:
+    """A stand-in for a mixture: p* moves by more than 1e-3 when x is rounded to float32."""
+
+    num_classes = 2
+    shape = (1,)
+    symmetries = frozenset({"crop-flip"})
+
+    def stream(self, n: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        source = generator(seed, "data")
+        for start in range(0, n, 7):
+            size = min(7, n - start)
+            x = torch.rand(size, 1, generator=source, dtype=torch.float64)
+            yield x, torch.randint(0, 2, (size,), generator=source)
+
+    def log_posterior(self, x: Tensor) -> Tensor:
+        return torch.cat([1e6 * x, -1e6 * x], -1).sin().log_softmax(-1)
+
+
+def test_a_batch_holds_the_rows_at_its_index() -> None:
+    x, y, log_bayes = vectors(N)
+    labelled = torch.arange(N) % 3 == 0
+    source = InMemory(x, y, num_classes=K, log_bayes=log_bayes, labelled=labelled, dtype=torch.float64)
+    index = torch.tensor([7, 0, 39, 7])
+    batch = source.batch(index)
+    assert (len(source), source.shape, source.replicas, source.num_classes) == (N, (D,), None, K)
+    assert torch.equal(batch.x, x[index])
+    assert torch.equal(batch.y, y[index])
+    assert torch.equal(batch.index, index)
+    assert batch.log_bayes is not None
+    assert batch.bayes is not None
+    assert batch.labelled is not None
+    assert torch.equal(batch.log_bayes, log_bayes[index])
+    assert torch.equal(batch.bayes, log_bayes[index].exp())
+    assert batch.log_bayes.dtype == torch.float64
+    assert torch.equal(batch.labelled, labelled[index])
+    assert dict(batch.extra) == {}
+
+
+def test_without_bayes_and_mask_a_batch_has_neither() -> None:
+    x, y, _ = vectors(N)
+    batch = InMemory(x, y, num_classes=K).batch(torch.arange(3))
+    assert (batch.bayes, batch.log_bayes, batch.labelled) == (None, None, None)
+    assert batch.x.dtype == torch.float32
+
+
+def test_replicas_gather_their_own_rows() -> None:
+    x, y, log_bayes = vectors(R, N)
+    source = InMemory(x, y, num_classes=K, log_bayes=log_bayes, labelled=y > 1, dtype=torch.float64)
+    index = torch.stack([torch.randperm(N, generator=torch.Generator().manual_seed(r))[:6] for r in range(R)])
+    batch = source.batch(index)
+    assert (len(source), source.shape, source.replicas) == (N, (D,), R)
+    for r in range(R):
+        alone = InMemory(x[r], y[r], num_classes=K, log_bayes=log_bayes[r], labelled=y[r] > 1, dtype=torch.float64)
+        single = alone.batch(index[r])
+        for name in ("x", "y", "index", "log_bayes", "labelled"):
+            assert torch.equal(getattr(batch, name)[r], getattr(single, name)), name
+    shared = source.batch(index[0])
+    assert torch.equal(shared.x, x[:, index[0]])
+    assert torch.equal(shared.index, index[:1].expand(R, -1))
+
+
+def test_replicas_can_walk_one_shared_set_in_their_own_orders() -> None:
+    x, y = pictures()
+    source = InMemory(x, y, num_classes=K, augment="crop-flip")
+    index = torch.stack([torch.arange(5), torch.arange(30, 35)])
+    batch = source.batch(index, seed=[3, 4], epoch=2)
+    assert batch.x.shape == (2, 5, 3, 10, 12)
+    for r, seed in enumerate([3, 4]):
+        single = source.batch(index[r], seed=seed, epoch=2)
+        assert torch.equal(batch.x[r], single.x)
+        assert torch.equal(batch.extra["view"][r], single.extra["view"])
+
+
+def test_bytes_are_scaled_and_normalised_in_that_order() -> None:
+    x, y = pictures()
+    moments = Normalisation((0.5, 0.25, 0.1), (0.2, 0.3, 0.4))
+    index = torch.tensor([3, 1])
+    plain = InMemory(x, y, num_classes=K, dtype=torch.float64)
+    normalised = InMemory(x, y, num_classes=K, normalise=moments, dtype=torch.float64)
+    floating = InMemory(x.double() / 255, y, num_classes=K, normalise=moments, dtype=torch.float64)
+    assert normalised.x.dtype == torch.uint8
+    unit = x[index].double() / 255
+    expected = (unit - torch.tensor(moments.mean).double()[:, None, None]) / torch.tensor(moments.std)[:, None, None]
+    torch.testing.assert_close(plain.batch(index).x, unit, rtol=0, atol=1e-15)
+    torch.testing.assert_close(normalised.batch(index).x, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalised.batch(index).x, floating.batch(index).x, rtol=0, atol=1e-13)
+
+
+def test_augmentation_pads_with_black_before_normalisation() -> None:
+    x, y = pictures()
+    moments = Normalisation((0.5, 0.25, 0.1), (0.2, 0.3, 0.4))
+    source = InMemory(x, y, num_classes=K, augment="crop-flip", normalise=moments)
+    index = torch.arange(N)
+    batch = source.batch(index, seed=6, epoch=1)
+    views = view_numbers(6, 1, index)
+    assert torch.equal(batch.extra["view"], views)
+    by_hand = InMemory(crop_flip(x, views), y, num_classes=K, normalise=moments)
+    assert torch.equal(batch.x, by_hand.batch(index).x)
+    corner = batch.x[(views // 18 == 0), :, 0, 0]  # dy = 0: the first row is padding
+    black = torch.tensor([-0.5 / 0.2, -0.25 / 0.3, -0.1 / 0.4])
+    assert len(corner) > 0
+    torch.testing.assert_close(corner, black.expand_as(corner))
+
+
+def test_augmentation_follows_seed_epoch_and_index_only() -> None:
+    x, y = pictures()
+    source = InMemory(x, y, num_classes=K, augment="crop-flip")
+    whole = source.batch(torch.arange(N), seed=1, epoch=4).x
+    index = torch.tensor([8, 31, 2])
+    assert torch.equal(source.batch(index, seed=1, epoch=4).x, whole[index])
+    assert not torch.equal(source.batch(index, seed=1, epoch=5).x, whole[index])
+    assert not torch.equal(source.batch(index, seed=2, epoch=4).x, whole[index])
+    assert torch.equal(source.batch(index, seed=1).x, InMemory(x, y, num_classes=K).batch(index).x)
+    given = source.batch(index, views=torch.tensor([5, 6, 161]))
+    assert torch.equal(given.x, crop_flip(x[index], torch.tensor([5, 6, 161])).float() / 255)
+    assert given.extra["view"].tolist() == [5, 6, 161]
+
+
+def test_augmentation_where_bayes_is_known_needs_a_declared_symmetry() -> None:
+    x, y = pictures()
+    log_bayes = torch.zeros(N, K, dtype=torch.float64).log_softmax(-1)
+    with pytest.raises(ValueError, match=r"augment='crop-flip' would change p\*\(x\).*declared symmetries: none"):
+        InMemory(x, y, num_classes=K, log_bayes=log_bayes, augment="crop-flip")
+    source = InMemory(x, y, num_classes=K, log_bayes=log_bayes, augment="crop-flip", symmetries={"crop-flip"})
+    assert source.batch(torch.arange(2), epoch=0).log_bayes is not None
+
+
+def test_subset_renumbers_and_keeps_every_column() -> None:
+    x, y, log_bayes = vectors(N)
+    source = InMemory(x, y, num_classes=K, log_bayes=log_bayes, labelled=y > 2, dtype=torch.float64)
+    chosen = torch.tensor([9, 4, 30])
+    batch = source.subset(chosen).batch(torch.tensor([2, 0]))
+    for name in ("x", "y", "log_bayes", "labelled"):
+        assert torch.equal(getattr(batch, name), getattr(source.batch(chosen[[2, 0]]), name)), name
+    assert batch.index.tolist() == [2, 0]
+    assert len(source) == N
+
+
+def test_subset_with_a_row_a_replica() -> None:
+    x, y, log_bayes = vectors(N)
+    one = InMemory(x, y, num_classes=K, log_bayes=log_bayes, dtype=torch.float64)
+    rows = torch.tensor([[0, 1, 2], [5, 4, 3]])
+    folds = one.subset(rows)
+    assert (folds.replicas, len(folds), folds.shape) == (2, 3, (D,))
+    assert torch.equal(folds.x, x[rows])
+    again = folds.subset(torch.tensor([[2], [0]]))
+    assert torch.equal(again.x, x[torch.tensor([[2], [5]])])
+    assert torch.equal(folds.subset(torch.tensor([1])).y, y[torch.tensor([[1], [4]])])
+
+
+def test_from_mixture_keeps_exact_bayes_and_rounds_x_afterwards() -> None:
+    mixture: Any = Line()
+    source = InMemory.from_mixture(mixture, 20, 3)
+    points = torch.cat([x for x, _ in mixture.stream(20, 3)])
+    assert (source.replicas, len(source), source.shape, source.num_classes) == (None, 20, (1,), 2)
+    assert source.symmetries == mixture.symmetries
+    assert torch.equal(source.x, points.float())
+    assert source.log_bayes is not None
+    assert torch.equal(source.log_bayes, mixture.log_posterior(points))
+    assert float((source.log_bayes - mixture.log_posterior(points.float().double())).abs().max()) > 1e-3
+    assert InMemory.from_mixture(mixture, 20, 3, dtype=torch.float64).batch(torch.arange(2)).x.dtype == torch.float64
+
+
+def test_from_mixture_replicas_are_the_single_draws_of_their_seeds() -> None:
+    mixture: Any = Line()
+    source = InMemory.from_mixture(mixture, 20, [3, 8])
+    assert source.replicas == 2
+    for r, seed in enumerate([3, 8]):
+        single = InMemory.from_mixture(mixture, 20, seed)
+        for name in ("x", "y", "log_bayes"):
+            assert torch.equal(getattr(source, name)[r], getattr(single, name)), name
+    with pytest.raises(ValueError, match="seeds must be an int or a non-empty sequence"):
+        InMemory.from_mixture(mixture, 20, [])
+
+
+def test_fingerprint_follows_contents_and_nothing_else() -> None:
+    x, y, log_bayes = vectors(N)
+    base = InMemory(x, y, num_classes=K, log_bayes=log_bayes)
+    same = InMemory(x.T.contiguous().T, y.to(torch.int32), num_classes=K, log_bayes=log_bayes.numpy())
+    assert base.fingerprint() == same.fingerprint() == base.to("cpu").fingerprint()
+    nudged_x, nudged_y, nudged_bayes = x.clone(), y.clone(), log_bayes.clone()
+    nudged_x[3, 1] += 1e-3
+    nudged_y[0] = (nudged_y[0] + 1) % K
+    nudged_bayes[2] = nudged_bayes[2].flip(0)
+    others = [
+        InMemory(nudged_x, y, num_classes=K, log_bayes=log_bayes),
+        InMemory(x, nudged_y, num_classes=K, log_bayes=log_bayes),
+        InMemory(x, y, num_classes=K, log_bayes=nudged_bayes),
+        InMemory(x, y, num_classes=K),
+        InMemory(x, y, num_classes=K, log_bayes=log_bayes, labelled=y > 0),
+        InMemory(x, y, num_classes=K, log_bayes=log_bayes, dtype=torch.float64),
+        InMemory(x, y, num_classes=K, log_bayes=log_bayes, normalise=Normalisation((0.0,) * D, (1.0,) * D)),
+        InMemory(x, y, num_classes=K + 1),
+        base.subset(torch.arange(1, N)),
+    ]
+    assert len({base.fingerprint(), *(other.fingerprint() for other in others)}) == len(others) + 1
+
+
+def test_arrays_are_copied_in() -> None:
+    array, y = np.ones((4, 2)), np.zeros(4, dtype=np.int64)
+    source = InMemory(array, y, num_classes=2)
+    array[:], y[:] = 7, 1
+    assert source.batch(torch.arange(4)).x.unique().tolist() == [1.0]
+    assert source.batch(torch.arange(4)).y.unique().tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 1}, "num_classes must be an int >= 2, received 1"),
+        ({"y": torch.full((N,), K)}, r"y must lie in 0\.\.4, received 5"),
+        ({"y": torch.zeros(N)}, "y must be integers"),
+        ({"y": torch.zeros(N - 1, dtype=torch.int64)}, r"share their leading axes .* received \(40, 4\) and \(39,\)"),
+        ({"y": torch.zeros(N, D, 1, dtype=torch.int64)}, r"y must have shape \(N,\) or \(R, N\)"),
+        (
+            {"x": torch.zeros(N, D, dtype=torch.int64)},
+            r"x must be uint8 or floating point, received dtype torch\.int64",
+        ),
+        ({"x": torch.full((N, D), torch.nan)}, "x must be finite, received nan or inf"),
+        ({"x": torch.full((N, D), -torch.inf)}, "x must be finite"),
+        ({"dtype": torch.int64}, r"dtype must be a floating-point type, received torch\.int64"),
+        ({"log_bayes": torch.zeros(N, K + 1)}, r"log_bayes must have shape \(40, 5\), received \(40, 6\)"),
+        ({"log_bayes": torch.full((N, K), 1 / K)}, "log_bayes must be log probabilities"),
+        ({"log_bayes": torch.full((N, K), torch.nan)}, "log_bayes must be log probabilities"),
+        ({"labelled": torch.ones(N)}, r"labelled must be bool of shape \(40,\), received torch\.float32"),
+        ({"labelled": torch.ones(N - 1, dtype=torch.bool)}, r"labelled must be bool of shape \(40,\)"),
+        ({"augment": "mixup"}, "augment must be None or one of .'crop-flip',.*received 'mixup'"),
+        ({"augment": "crop-flip"}, r"crop-flip needs images of shape \(C, H, W\), received x of shape \(4,\)"),
+        ({"normalise": Normalisation((0.5,), (0.5,))}, r"normalise has 1 channels, but x has the shape \(4,\)"),
+    ],
+)
+def test_bad_contents_are_refused(change: dict[str, Any], message: str) -> None:
+    x, y, _ = vectors(N)
+    arguments: dict[str, Any] = {"x": x, "y": y, "num_classes": K, **change}
+    with pytest.raises(ValueError, match=message):
+        InMemory(**arguments)
+
+
+def test_bad_indices_are_refused() -> None:
+    x, y, _ = vectors(R, N)
+    source = InMemory(x, y, num_classes=K)
+    for index, message in [
+        (torch.tensor([0, N]), r"index must lie in 0\.\.39, received values in 0\.\.40"),
+        (torch.tensor([-1, 3]), r"received values in -1\.\.3"),
+        (torch.tensor([0.0]), r"index must be int64 of shape \(B,\) or \(R, B\), received torch\.float32"),
+        (torch.tensor(3), r"received torch\.int64 of shape \(\)"),
+        (torch.zeros(R + 1, 2, dtype=torch.int64), r"index must have 3 rows, one a replica, received \(4, 2\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            source.batch(index)
+    with pytest.raises(ValueError, match="a subset must not be empty"):
+        source.subset(torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="views need a source with an augmentation and no epoch"):
+        source.batch(torch.tensor([0]), views=torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5, 0.5), (0.5,)), ((), ()), ((0.5,), (0.0,)), ((float("nan"),), (1.0,)), ((0.0,), (-1.0,))]
+)
+def test_bad_normalisations_are_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"received \("):
+        Normalisation(mean, std)
+
+
+@pytest.mark.gpu
+def test_batches_are_the_same_on_the_gpu() -> None:
+    x, y = pictures()
+    source = InMemory(x, y, num_classes=K, augment="crop-flip", normalise=Normalisation((0.5,) * 3, (0.2,) * 3))
+    index = torch.arange(20)
+    here, there = source.batch(index, epoch=1), source.to("cuda").batch(index, epoch=1)
+    assert there.x.device.type == "cuda"
+    torch.testing.assert_close(there.x.cpu(), here.x, rtol=0, atol=1e-6)
+    assert torch.equal(there.extra["view"].cpu(), here.extra["view"])
+    x, y, log_bayes = vectors(R, N)
+    replicas = InMemory(x, y, num_classes=K, log_bayes=log_bayes)
+    assert torch.equal(replicas.to("cuda").batch(index).x.cpu(), replicas.batch(index).x)
+    assert replicas.to("cuda").fingerprint() == replicas.fingerprint()
