@@ -245,7 +245,7 @@ class Mixture(ABC):
         entries, weights = float64(values, "values"), support[1]
         if entries.ndim == 0 or len(entries) != len(weights):
             raise ValueError(f"values must have shape ({len(weights)}, ...), received {tuple(entries.shape)}")
-        return torch.tensordot(weights.to(entries.device), entries, 1)
+        return (weights.to(entries.device) @ entries.reshape(len(weights), -1)).reshape(entries.shape[1:])
 
     # ----------------------------------------------------------------------------------------------------- description
 
@@ -258,7 +258,7 @@ class Mixture(ABC):
 
 
 def categorical(probabilities: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """``n`` draws of ``0 .. K-1`` with the given probabilities ``(K,)``, by inversion; a class of mass 0 never comes."""
+    """``n`` draws of ``0 .. K-1`` with probabilities proportional to ``(K,)``, by inversion; mass 0 never comes."""
     edges = probabilities.cumsum(0)
     uniform = torch.rand(n, dtype=torch.float64, generator=generator) * edges[-1]
     # a product may round up to the last edge itself; the last class with mass takes it
@@ -281,7 +281,7 @@ def distributions(value: ArrayLike, name: str) -> Tensor:
     return torch.where(exact, rows, rows / total)
 
 
-def _positive(value: int, name: str) -> int:
+def _positive(value: object, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be a positive int, received {value!r}")
     return int(value)

@@ -26,7 +26,8 @@ def calibration_z(x: ArrayLike, y: ArrayLike, log_posterior: ArrayLike) -> Tenso
     negligible in large samples, makes it Bernstein's: :math:`P(|z_h| \ge t) \le 2 e^{-t^2/2}` for every n, also where
     a class is so rare that no central limit holds. The test functions h:
 
-    - clipped :math:`\log p^*` itself, the direction of a wrong scale (a covariance off by a factor moves p* along it);
+    - :math:`\log p^*` clipped at -20, less the constants per class that it is correlated with: the direction of a wrong
+      scale (a covariance off by a factor moves p* along it);
     - :math:`g(x) e_k` for every class k and every g in: 1; :math:`\log p^*_j` clipped at -20, for every class j;
       tanh of the standardised coordinates of x, and of their squares minus 1 (eight fixed random directions where x
       has more than eight coordinates).
@@ -57,9 +58,10 @@ def calibration_z(x: ArrayLike, y: ArrayLike, log_posterior: ArrayLike) -> Tenso
     residual = -p
     residual[torch.arange(n), y] += 1
 
-    mean = (p * clipped).sum(1, keepdim=True)
-    spread = clipped.amax(1) - clipped.amin(1)
-    scale = _bernstein((clipped * residual).sum(), (p * (clipped - mean).square()).sum(), spread.max())
+    direction = clipped - _class_constants(p, clipped)
+    mean = (p * direction).sum(1, keepdim=True)
+    spread = direction.amax(1) - direction.amin(1)
+    scale = _bernstein((direction * residual).sum(), (p * (direction - mean).square()).sum(), spread.max())
 
     scalars = torch.cat([torch.ones_like(p[:, :1]), clipped, _bounded_coordinates(points.reshape(n, -1))], 1)
     totals, variances = scalars.T @ residual, scalars.square().T @ (p * (1 - p))
@@ -67,6 +69,14 @@ def calibration_z(x: ArrayLike, y: ArrayLike, log_posterior: ArrayLike) -> Tenso
     impossible = bool((p.gather(1, y[:, None]) == 0).any())
     scores = torch.cat([scale.reshape(1), classwise.flatten()])
     return torch.full_like(scores, torch.inf) if impossible else scores
+
+
+def _class_constants(p: Tensor, values: Tensor) -> Tensor:
+    """Least-squares constants ``(K,)`` under the conditional covariance: what an error in the priors would explain."""
+    covariance = torch.diag(p.sum(0)) - p.T @ p
+    cross = (p * (values - (p * values).sum(1, keepdim=True))).sum(0)
+    inverse: Tensor = torch.linalg.pinv(covariance, hermitian=True)
+    return inverse @ cross
 
 
 def _bernstein(total: Tensor, variance: Tensor, bound: Tensor) -> Tensor:

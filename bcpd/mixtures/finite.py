@@ -44,9 +44,9 @@ class FiniteMixture(Mixture):
         self.num_classes, self.shape = self.rows.shape[1], tuple(self.points.shape[1:])
         self.priors = self.weights @ self.rows
         flat = self.points.flatten(1)
-        if len(flat.unique(dim=0)) < count:
+        if len(torch.unique(flat, dim=0)) < count:
             raise ValueError("points must all be different, received a point twice")
-        self._keys, self._order = _row_keys(flat).sort()
+        self._keys, self._order = torch.sort(_row_keys(flat))
 
     def support(self) -> tuple[Tensor, Tensor]:
         """``(points (n, *shape), weights (n,))``."""
@@ -55,7 +55,7 @@ class FiniteMixture(Mixture):
     def sample_given(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """Points drawn with P(i | y) proportional to ``weights[i] * posterior[i, y]``."""
         index = torch.empty_like(y)
-        for k in y.unique().tolist():
+        for k in torch.unique(y).tolist():
             chosen = y == k
             index[chosen] = categorical(self.weights * self.rows[:, k], int(chosen.sum()), generator)
         return self.points[index]

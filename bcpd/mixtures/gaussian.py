@@ -79,7 +79,7 @@ class GaussianMixture(Mixture):
         if self.shared:
             return means + _colour(noise, self._factor)
         group = y * self.means.shape[1] + component
-        for index in group.unique().tolist():
+        for index in torch.unique(group).tolist():
             rows = group == index
             noise[rows] = _colour(noise[rows], self._factor.flatten(0, 1)[index])
         return means + noise
@@ -210,9 +210,11 @@ def _factor(covariance: Tensor, classes: int, components: int, dimension: int) -
         return covariance.sqrt()
     if bool(((covariance - covariance.mT).abs() > 1e-8 * covariance.abs().amax((-2, -1), keepdim=True)).any()):
         raise ValueError("covariance must be symmetric, received a matrix that differs from its transpose")
-    factor, info = torch.linalg.cholesky_ex((covariance + covariance.mT) / 2)
+    symmetric = (covariance + covariance.mT) / 2
+    factor: Tensor
+    factor, info = torch.linalg.cholesky_ex(symmetric)
     if bool((info != 0).any()):
-        smallest = float(torch.linalg.eigvalsh((covariance + covariance.mT) / 2).min())
+        smallest = float(torch.linalg.eigvalsh(symmetric).min())
         raise ValueError(f"covariance must be positive definite, received a smallest eigenvalue of {smallest:.6g}")
     if covariance.ndim == 3:
         return factor[:, None].expand(classes, components, d, d)
@@ -223,7 +225,8 @@ def _whiten(rows: Tensor, factor: Tensor) -> Tensor:
     """``L^-1 x`` of each row, for any form of :func:`_factor` of one component."""
     if factor.ndim < 2:
         return rows / factor
-    return torch.linalg.solve_triangular(factor, rows.mT, upper=False).mT
+    solved: Tensor = torch.linalg.solve_triangular(factor, rows.mT, upper=False)
+    return solved.mT
 
 
 def _colour(noise: Tensor, factor: Tensor) -> Tensor:

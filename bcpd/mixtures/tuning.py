@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 from scipy.optimize import brentq
 
@@ -24,7 +25,7 @@ def solve_separation(error_at: Callable[[float], float], target: float, monotone
     Raises:
         ValueError: no bracket; the message has the reachable range (open: its ends are limits).
     """
-    if isinstance(target, bool) or not isinstance(target, int | float) or not math.isfinite(target):
+    if not math.isfinite(target):
         raise ValueError(f"target_bayes_error must be a finite number, received {target!r}")
     error = cache(error_at)
     lowest, highest = sorted((error(_LADDER[-1]), error(0.0)))
@@ -42,9 +43,9 @@ def solve_separation(error_at: Callable[[float], float], target: float, monotone
 
 def _outwards() -> list[tuple[float, float]]:
     """Adjacent pairs of the ladder 0, 1/256, ..., 1, ..., 4096, those next to 1 first."""
-    up = list(zip(_LADDER, _LADDER[1:], strict=False))
+    up = list(pairwise(_LADDER))
     down = [1.0, *_DESCENT, 0.0]
-    pairs = list(zip(down, down[1:], strict=False))
+    pairs = list(pairwise(down))
     mixed = [pair for both in zip(up, pairs, strict=False) for pair in both]
     return mixed + up[len(pairs) :] + pairs[len(up) :]
 

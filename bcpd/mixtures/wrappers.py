@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class _Channel(_Wrapper):
     def sample_given(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """x given the outgoing label: first the incoming label from P(k | j), then x given k."""
         incoming = torch.empty_like(y)
-        for j in y.unique().tolist():
+        for j in torch.unique(y).tolist():
             chosen = y == j
             backward = self.mixture.priors * self.transition[:, j]
             incoming[chosen] = categorical(backward, int(chosen.sum()), generator)
@@ -240,18 +240,20 @@ def _partition(groups: Sequence[int] | Sequence[Sequence[int]], num_classes: int
     )
     entries = list(groups)
     members: list[tuple[int, ...]]
-    if all(isinstance(entry, int | np.integer) and not isinstance(entry, bool) for entry in entries):
-        numbers = [int(entry) for entry in entries]  # type: ignore[arg-type]
+    numbers = [int(entry) for entry in entries if _whole(entry)]
+    if len(numbers) == len(entries):
         if len(numbers) != num_classes or set(numbers) != set(range(max(numbers, default=-1) + 1)):
             raise ValueError(accepted)
         members = [tuple(k for k, number in enumerate(numbers) if number == g) for g in range(max(numbers) + 1)]
-    elif all(isinstance(entry, Sequence) and not isinstance(entry, str) for entry in entries):
-        members = [tuple(entry) for entry in entries]  # type: ignore[arg-type]
     else:
+        sequences = [entry for entry in entries if isinstance(entry, Sequence)]
+        members = [tuple(int(k) for k in entry if _whole(k)) for entry in sequences]
+        if len(sequences) < len(entries) or any(len(a) != len(b) for a, b in zip(members, sequences, strict=True)):
+            raise ValueError(accepted)
+    if sorted(k for group in members for k in group) != list(range(num_classes)) or not all(members):
         raise ValueError(accepted)
-    everyone = [k for group in members for k in group]
-    if any(isinstance(k, bool) or not isinstance(k, int | np.integer) for k in everyone):
-        raise ValueError(accepted)
-    if sorted(everyone) != list(range(num_classes)) or not all(members):
-        raise ValueError(accepted)
-    return tuple(tuple(int(k) for k in group) for group in members)
+    return tuple(members)
+
+
+def _whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
