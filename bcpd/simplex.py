@@ -11,6 +11,7 @@ underflow.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,8 +42,8 @@ def _pair(p: ArrayLike, q: ArrayLike, non_negative: bool = True) -> tuple[Tensor
             f"received shapes {tuple(left.shape)} and {tuple(right.shape)}"
         )
     try:
-        torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
-    except RuntimeError:
+        np.broadcast_shapes(tuple(left.shape), tuple(right.shape))  # torch's own would import its compiler
+    except ValueError:
         raise ValueError(
             f"the leading axes of p and q must broadcast, received shapes {tuple(left.shape)} and {tuple(right.shape)}"
         ) from None

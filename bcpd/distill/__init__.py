@@ -1,4 +1,4 @@
-"""Student losses, one class each, by the contract of :mod:`bcpd.distill.method`. A teacher is the case without a teacher."""
+"""Student losses, one class each, by the contract of :mod:`bcpd.distill.method`; teachers are the case without one."""
 
 from bcpd.distill.kd import KD
 from bcpd.distill.method import Method, Phase, check_needs

@@ -15,7 +15,7 @@ from bcpd.losses import LOSSES
 
 __all__ = ["EvaluationSet", "PathMetrics"]
 
-CHUNK_ELEMENTS = 2**22  # inputs of one forward pass, counted in numbers
+CHUNK_ELEMENTS = 2**18  # inputs of one forward pass, counted in numbers
 
 
 class EvaluationSet:

@@ -21,7 +21,7 @@ from bcpd.train.checkpoint import fingerprint
 from bcpd.train.evaluation import EvaluationSet, PathMetrics
 from bcpd.train.fitted import Fitted
 from bcpd.train.folder import RunFolder
-from bcpd.train.optim import build_optimizer, set_rates
+from bcpd.train.optim import AnyOptimizer, build_optimizer, set_rates
 from bcpd.train.recipe import Recipe
 from bcpd.train.selection import Keeper
 
@@ -223,7 +223,7 @@ class _Trainer:
         number: int,
         epoch: int,
         epochs: int,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AnyOptimizer,
         terms: Callable[[Tensor, int, int], tuple[Mapping[str, Tensor], int]],
     ) -> dict[str, list[float]]:
         order = _order(self.train_index, self.seeds, number, epoch)

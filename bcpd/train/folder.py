@@ -17,6 +17,7 @@ from bcpd.files import finite, write_json, write_text
 from bcpd.provenance import provenance
 from bcpd.train.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from bcpd.train.fitted import Fitted
+from bcpd.train.optim import AnyOptimizer
 
 __all__ = ["RunFolder"]
 
@@ -67,7 +68,7 @@ class RunFolder:
         return (self.folder / "done.json").exists()
 
     def save(
-        self, tensors: Mapping[str, Tensor], record: Mapping[str, Any], optimizer: torch.optim.Optimizer, last: bool
+        self, tensors: Mapping[str, Tensor], record: Mapping[str, Any], optimizer: AnyOptimizer, last: bool
     ) -> None:
         """Write the resume state, at most once in ``save_seconds`` seconds but always at a phase's end."""
         now = time.monotonic()
@@ -95,7 +96,7 @@ class RunFolder:
         self._optimizer = {key: value for key, value in tensors.items() if key.startswith("optimizer.")}
         return tensors, record
 
-    def restore_optimizer(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    def restore_optimizer(self, optimizer: AnyOptimizer, device: torch.device) -> None:
         """Give a fresh optimizer the moments of the resumed one, once."""
         if not self._optimizer:
             return

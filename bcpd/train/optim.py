@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,39 +10,64 @@ from torch import Tensor, nn
 
 from bcpd.train.recipe import Recipe
 
-__all__ = ["ReplicaAdam", "ReplicaSGD", "build_optimizer", "set_rates"]
+__all__ = ["AnyOptimizer", "ReplicaAdam", "ReplicaOptimizer", "ReplicaSGD", "build_optimizer", "set_rates"]
 
 
-class _ReplicaOptimizer(torch.optim.Optimizer):
+class ReplicaOptimizer:
     """Parameters carry R replicas on their leading axis; ``rates`` and ``decays`` hold one number for each.
 
     A replica's rate multiplies its update, never its loss: momentum, decay and Adam's moments are those of R separate
-    optimizers.
+    optimizers. The interface is the part of :class:`torch.optim.Optimizer` that the trainer uses.
+
+    Raises:
+        ValueError: a parameter without the replicas on its leading axis.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decays: Sequence[float], options: dict[str, Any]) -> None:
-        super().__init__(list(parameters), options)
+    def __init__(self, parameters: Sequence[nn.Parameter], decays: Sequence[float]) -> None:
+        self.parameters = list(parameters)
         self.replicas = len(decays)
         self.rates: list[float] = [0.0] * self.replicas
         self.decays = list(decays)
-        for parameter in parameters:
+        self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
+        for parameter in self.parameters:
             if parameter.ndim < 1 or parameter.shape[0] != self.replicas:
                 raise ValueError(
                     f"every parameter must have the {self.replicas} replicas on its leading axis, "
                     f"received shape {tuple(parameter.shape)}"
                 )
 
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update of every parameter that has a gradient."""
+        for parameter, state in zip(self.parameters, self.state, strict=True):
+            if parameter.grad is not None:
+                gradient = parameter.grad
+                if any(self.decays):
+                    gradient = gradient.addcmul(parameter, self._columns(self.decays, parameter))
+                self._update(parameter, gradient, state)
+
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, state: dict[str, Tensor]) -> None:
+        raise NotImplementedError
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments, in the layout of :meth:`torch.optim.Optimizer.state_dict`."""
+        return {"state": {i: dict(state) for i, state in enumerate(self.state)}, "param_groups": []}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up saved moments."""
+        self.state = [dict(state_dict["state"].get(i, {})) for i in range(len(self.parameters))]
+
     def _columns(self, values: Sequence[float], like: Tensor) -> Tensor:
         column = torch.tensor(values, dtype=like.dtype, device=like.device)
         return column.view(-1, *[1] * (like.ndim - 1))
 
-    def _decayed(self, parameter: Tensor, gradient: Tensor) -> Tensor:
-        if any(self.decays):
-            return gradient.addcmul(parameter, self._columns(self.decays, parameter))
-        return gradient
 
-
-class ReplicaSGD(_ReplicaOptimizer):
+class ReplicaSGD(ReplicaOptimizer):
     r"""SGD as :class:`torch.optim.SGD` defines it, replica by replica.
 
     :math:`g \leftarrow g + \lambda_r w`, :math:`v \leftarrow \mu v + g`, :math:`w \leftarrow w - \eta_r v` (Nesterov:
@@ -50,62 +75,45 @@ class ReplicaSGD(_ReplicaOptimizer):
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], decays: Sequence[float], momentum: float, nesterov: bool
+        self, parameters: Sequence[nn.Parameter], decays: Sequence[float], momentum: float = 0.0, nesterov: bool = False
     ) -> None:
-        super().__init__(parameters, decays, {"momentum": momentum, "nesterov": nesterov})
+        super().__init__(parameters, decays)
+        self.momentum, self.nesterov = momentum, nesterov
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        for group in self.param_groups:
-            momentum, nesterov = group["momentum"], group["nesterov"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                update = self._decayed(parameter, parameter.grad)
-                if momentum:
-                    state = self.state[parameter]
-                    if "momentum_buffer" not in state:
-                        state["momentum_buffer"] = update.clone()
-                    else:
-                        state["momentum_buffer"].mul_(momentum).add_(update)
-                    buffer = state["momentum_buffer"]
-                    update = update.add(buffer, alpha=momentum) if nesterov else buffer
-                parameter.addcmul_(update, self._columns(self.rates, parameter), value=-1)
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, state: dict[str, Tensor]) -> None:
+        update = gradient
+        if self.momentum:
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = gradient.clone()
+            else:
+                state["momentum_buffer"].mul_(self.momentum).add_(gradient)
+            buffer = state["momentum_buffer"]
+            update = gradient.add(buffer, alpha=self.momentum) if self.nesterov else buffer
+        parameter.addcmul_(update, self._columns(self.rates, parameter), value=-1)
 
 
-class ReplicaAdam(_ReplicaOptimizer):
+class ReplicaAdam(ReplicaOptimizer):
     r"""Adam as :class:`torch.optim.Adam` defines it (betas 0.9, 0.999, eps 1e-8), replica by replica."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decays: Sequence[float]) -> None:
-        super().__init__(parameters, decays, {"betas": (0.9, 0.999), "eps": 1e-8})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        for group in self.param_groups:
-            (beta1, beta2), eps = group["betas"], group["eps"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                gradient = self._decayed(parameter, parameter.grad)
-                state = self.state[parameter]
-                if not state:
-                    state["step"] = torch.zeros(())
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
-                state["step"] += 1
-                count = float(state["step"])
-                state["exp_avg"].lerp_(gradient, 1 - beta1)
-                state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-                denominator = state["exp_avg_sq"].sqrt().div_((1 - beta2**count) ** 0.5).add_(eps)
-                rates = [rate / (1 - beta1**count) for rate in self.rates]
-                parameter.addcmul_(state["exp_avg"] / denominator, self._columns(rates, parameter), value=-1)
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, state: dict[str, Tensor]) -> None:
+        beta1, beta2, eps = 0.9, 0.999, 1e-8
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float64)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        count = float(state["step"])
+        state["exp_avg"].lerp_(gradient, 1 - beta1)
+        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        denominator = state["exp_avg_sq"].sqrt().div_((1 - beta2**count) ** 0.5).add_(eps)
+        rates = [rate / (1 - beta1**count) for rate in self.rates]
+        parameter.addcmul_(state["exp_avg"] / denominator, self._columns(rates, parameter), value=-1)
 
 
-def build_optimizer(
-    recipe: Recipe, parameters: Sequence[nn.Parameter], replicas: int | None
-) -> torch.optim.Optimizer:
+AnyOptimizer = torch.optim.Optimizer | ReplicaOptimizer
+
+
+def build_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter], replicas: int | None) -> AnyOptimizer:
     """The recipe's optimizer: torch's own for a single network, the replica-wise one for R of them."""
     decays = recipe.decays(replicas)
     rates = recipe.rates(replicas)
@@ -120,9 +128,9 @@ def build_optimizer(
     )
 
 
-def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+def set_rates(optimizer: AnyOptimizer, rates: Sequence[float]) -> None:
     """Set the learning rate for the next step: one for torch's optimizers, one a replica for ours."""
-    if isinstance(optimizer, _ReplicaOptimizer):
+    if isinstance(optimizer, ReplicaOptimizer):
         optimizer.rates = list(rates)
     else:
         for group in optimizer.param_groups:
