@@ -56,14 +56,14 @@ def _gaussian_2d_diagonal() -> GaussianMixture:
 
 def _gaussian_classwise() -> GaussianMixture:
     draw = generator(1, "gaussian-classwise")
-    means = 0.6 * _normal(draw, 4, 5)
-    return GaussianMixture(means, _covariances(draw, 4, 5), priors=[0.4, 0.3, 0.2, 0.1])
+    means = 0.5 * _normal(draw, 4, 5)
+    return GaussianMixture(means, _covariances(draw, 4, 5), priors=[0.35, 0.25, 0.22, 0.18])
 
 
 def _gaussian_components() -> GaussianMixture:
     draw = generator(2, "gaussian-components")
-    means = 1.2 * _normal(draw, 3, 2, 3)
-    covariances = _covariances(draw, 6, 3).reshape(3, 2, 3, 3)
+    means = _normal(draw, 3, 2, 4)
+    covariances = _covariances(draw, 6, 4).reshape(3, 2, 4, 4)
     return GaussianMixture(means, covariances, weights=[[0.5, 0.5], [0.8, 0.2], [0.35, 0.65]], priors=[0.4, 0.25, 0.35])
 
 
@@ -79,7 +79,7 @@ def _label_noise() -> LabelNoise:
 
 
 def _superclasses() -> Superclasses:
-    return Superclasses(paper_toy(), [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
+    return Superclasses(paper_toy(dimension=10, variance=2.0), [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
 
 
 def _prior_shift() -> PriorShift:

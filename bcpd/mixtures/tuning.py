@@ -11,8 +11,8 @@ from scipy.optimize import brentq
 
 __all__ = ["solve_separation"]
 
-_LADDER = [2.0**k for k in range(13)]  # 1 .. 4096
-_DESCENT = [2.0**-k for k in range(1, 9)]
+_LADDER = [4.0**k for k in range(7)]  # 1 .. 4096
+_DESCENT = [4.0**-k for k in range(1, 5)]
 
 
 def solve_separation(error_at: Callable[[float], float], target: float, monotone: bool) -> float:
@@ -36,7 +36,7 @@ def solve_separation(error_at: Callable[[float], float], target: float, monotone
         if error(near) == target:
             return near
         if (error(near) - target) * (error(far) - target) < 0:
-            return float(brentq(lambda s: error(s) - target, near, far, xtol=1e-13, rtol=1e-13))
+            return float(brentq(lambda s: error(s) - target, near, far, xtol=1e-9, rtol=1e-10))
     scanned = [error(s) for step in steps for s in step]
     raise _unreachable(target, min(scanned), max(scanned))
 
