@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
@@ -98,11 +98,7 @@ class InMemory:
         self.log_bayes = None if log_bayes is None else self._checked_log_bayes(log_bayes).to(device)
         self.labelled = None if labelled is None else self._checked_mask(labelled).to(device)
         self._check_augmentation()
-        if normalise is not None and (not self.shape or len(normalise.mean) != self.shape[0]):
-            raise ValueError(
-                f"normalise has {len(normalise.mean)} channels, but x has the shape {self.shape}; "
-                f"its first axis is the channels"
-            )
+        self._affine = None if normalise is None else self._normalising_map(normalise)
 
     @classmethod
     def from_mixture(
@@ -184,7 +180,8 @@ class InMemory:
                 f"views need a source with an augmentation and no epoch, received epoch={epoch!r}, "
                 f"augment={self.augment!r}"
             )
-        x = self._take(self.x, positions)
+        take = self._rows(positions)
+        x = take(self.x)
         extra = {}
         if self.augment is not None and epoch is not None:
             views = view_numbers(seed, epoch, positions)
@@ -193,10 +190,10 @@ class InMemory:
             x = crop_flip(x, extra["view"])
         return Batch(
             x=self._finish(x),
-            y=self._take(self.y, positions),
+            y=take(self.y),
             index=positions,
-            log_bayes=None if self.log_bayes is None else self._take(self.log_bayes, positions),
-            labelled=None if self.labelled is None else self._take(self.labelled, positions),
+            log_bayes=None if self.log_bayes is None else take(self.log_bayes),
+            labelled=None if self.labelled is None else take(self.labelled),
             extra=extra,
         )
 
@@ -209,18 +206,13 @@ class InMemory:
         positions = self._checked_index(index)
         if positions.numel() == 0:
             raise ValueError("a subset must not be empty, received an empty index")
-        chosen = copy.copy(self)
-        for name in ("x", "y", "log_bayes", "labelled"):
-            tensor = getattr(self, name)
-            setattr(chosen, name, None if tensor is None else self._take(tensor, positions))
-        return chosen
+        return self._mapped(self._rows(positions))
 
     def to(self, device: torch.device | str) -> Self:
         """The same source on another device; tensors already there are shared, not copied."""
-        moved = copy.copy(self)
-        for name in ("x", "y", "log_bayes", "labelled"):
-            tensor = getattr(self, name)
-            setattr(moved, name, None if tensor is None else tensor.to(device))
+        moved = self._mapped(lambda tensor: tensor.to(device))
+        if self._affine is not None:
+            moved._affine = (self._affine[0].to(device), self._affine[1].to(device))
         return moved
 
     def fingerprint(self) -> str:
@@ -235,27 +227,50 @@ class InMemory:
                 digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def _take(self, tensor: Tensor, positions: Tensor) -> Tensor:
-        """Rows of a tensor at positions that were checked; one gather, also over replicas."""
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """A copy whose tensors went through ``change``."""
+        mapped = copy.copy(self)
+        mapped.x, mapped.y = change(self.x), change(self.y)
+        mapped.log_bayes = None if self.log_bayes is None else change(self.log_bayes)
+        mapped.labelled = None if self.labelled is None else change(self.labelled)
+        return mapped
+
+    def _rows(self, positions: Tensor) -> Callable[[Tensor], Tensor]:
+        """The gather of the rows at positions that were checked, one operation a tensor, also over replicas."""
         if self.replicas is None:
-            rows, flat = tensor, positions
+            flat = positions.flatten()
         else:
-            first = torch.arange(self.y.shape[0], device=self.device)[:, None] * len(self)
-            rows, flat = tensor.flatten(0, 1), positions + first
-        return rows.index_select(0, flat.flatten()).reshape(*positions.shape, *rows.shape[1:])
+            flat = (positions + torch.arange(0, self.y.numel(), len(self), device=self.device)[:, None]).flatten()
+        examples = self.y.ndim
+
+        def take(tensor: Tensor) -> Tensor:
+            rows = tensor if examples == 1 else tensor.flatten(0, 1)
+            return rows.index_select(0, flat).view(positions.shape + rows.shape[1:])
+
+        return take
 
     def _finish(self, x: Tensor) -> Tensor:
         """Stored values as the networks see them: in ``dtype``, uint8 scaled to [0, 1], normalised."""
         scaled = x.dtype == torch.uint8
         x = x.to(self.dtype)
-        if self.normalise is None:
+        if self._affine is None:
             return x / 255 if scaled else x
-        channels = (-1,) + (1,) * (len(self.shape) - 1)
-        mean = torch.tensor(self.normalise.mean, dtype=torch.float64)
-        std = torch.tensor(self.normalise.std, dtype=torch.float64)
-        factor = (1 / (std * 255 if scaled else std)).to(self.device, self.dtype).reshape(channels)
-        shift = (-mean / std).to(self.device, self.dtype).reshape(channels)
+        factor, shift = self._affine
         return torch.addcmul(shift, x, factor)
+
+    def _normalising_map(self, normalise: Normalisation) -> tuple[Tensor, Tensor]:
+        """The stored value's factor and shift by channel; on the device once, for a step must not wait for a copy."""
+        if not self.shape or len(normalise.mean) != self.shape[0]:
+            raise ValueError(
+                f"normalise has {len(normalise.mean)} channels, but x has the shape {self.shape}; "
+                f"its first axis is the channels"
+            )
+        mean, std = (
+            torch.tensor(moment, dtype=torch.float64).reshape(-1, *(1,) * (len(self.shape) - 1))
+            for moment in (normalise.mean, normalise.std)
+        )
+        factor = 1 / (std * 255 if self.x.dtype == torch.uint8 else std)
+        return factor.to(self.device, self.dtype), (-mean / std).to(self.device, self.dtype)
 
     def _checked_index(self, index: Tensor) -> Tensor:
         if index.dtype != torch.int64 or index.ndim not in (1, 2):
