@@ -32,8 +32,8 @@ def distance(
     **a lower and an upper bound**, see :class:`~bcpd.measure.decomposition.CrossFit`.
 
     On a mixture with finite support every expectation is exact and ``n``, ``seed`` are ignored. Otherwise the points
-    are streamed, in memory that does not grow with n; only the decomposition costs more than a pass (it
-    fits regressions: about a second at K = 10, a quarter of a minute at K = 100).
+    are streamed, in memory that does not grow with n. Only the decomposition costs more than a pass: it fits
+    regressions, about a second at K = 10 and a quarter of a minute at K = 100.
 
     An infinite expectation is ``Estimate(inf, nan, ...)``: a predictor that says 0 where p* does not has infinite ce
     and kl, however rarely it does.

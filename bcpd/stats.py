@@ -1,0 +1,247 @@
+"""Statistics over independent repetitions: intervals, paired differences, equivalence, rank correlation, multiplicity.
+
+**The unit of replication is the data draw.** Every function takes one number a unit: seeds nested in a data draw are
+averaged (or handed over as one unit) first, because they share that draw's luck. Values must be finite: a diverged run
+is to be reported, not averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+from scipy.stats import t as student_t
+
+from bcpd import seeds
+from bcpd.tensors import ArrayLike, float64
+
+__all__ = [
+    "Equivalence",
+    "Interval",
+    "PairedDifference",
+    "RankCorrelation",
+    "equivalence",
+    "holm",
+    "mean_interval",
+    "paired_difference",
+    "spearman",
+]
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over ``n`` units with its Student-t interval ``[low, high]`` and standard error.
+
+    One unit says nothing about spread: ``stderr`` is ``nan`` and the interval is the whole line.
+    """
+
+    mean: float
+    low: float
+    high: float
+    stderr: float
+    n: int
+
+
+@dataclass(frozen=True)
+class PairedDifference(Interval):
+    """An :class:`Interval` of differences, with the two-sided p-value of "the mean difference is 0"."""
+
+    p_value: float
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's ``rho`` with a percentile bootstrap interval ``[low, high]`` over ``n`` units."""
+
+    rho: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests of ``|mean difference| < margin``.
+
+    Attributes:
+        difference: mean of ``a - b`` with the interval at confidence ``1 - 2 alpha``: equivalence is claimed exactly
+            where it lies inside ``(-margin, margin)``.
+        margin: the largest difference that counts as none.
+        p_value: the larger of the two one-sided p-values.
+        equivalent: ``p_value < alpha``.
+    """
+
+    difference: Interval
+    margin: float
+    p_value: float
+    equivalent: bool
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    r"""Mean and Student-t interval :math:`\bar v \mp t_{n-1}\, s / \sqrt n`.
+
+    Args:
+        values: one number a unit, ``(n,)``, n >= 1.
+        confidence: two-sided, in (0, 1).
+    Raises:
+        ValueError: no values, values that are not finite, more than one axis, or a confidence outside (0, 1).
+    """
+    sample = _units(values, "values")
+    _check_fraction(confidence, "confidence")
+    n = len(sample)
+    mean = math.fsum(sample) / n
+    if n == 1:
+        return Interval(mean, -math.inf, math.inf, math.nan, 1)
+    stderr = math.sqrt(math.fsum((sample - mean) ** 2) / (n - 1) / n)
+    half = float(student_t.ppf(0.5 + confidence / 2, n - 1)) * stderr
+    return Interval(mean, mean - half, mean + half, stderr, n)
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedDifference:
+    r"""Mean of :math:`a_i - b_i` with its t interval and the p-value of the two-sided paired t-test.
+
+    What the two arms of a unit share (data, initialisation, order) cancels. With one unit the p-value is ``nan``;
+    where all differences are equal it is 0, or 1 if they are 0.
+
+    Args:
+        a, b: ``(n,)`` each, entry i of both from unit i.
+        confidence: two-sided, in (0, 1).
+    Raises:
+        ValueError: different lengths, or as in :func:`mean_interval`.
+    """
+    interval = mean_interval(_differences(a, b), confidence)
+    p_value = min(1.0, 2 * _upper_tail(abs(interval.mean), interval))
+    return PairedDifference(interval.mean, interval.low, interval.high, interval.stderr, interval.n, p_value)
+
+
+def equivalence(a: ArrayLike, b: ArrayLike, margin: float, alpha: float = 0.05) -> Equivalence:
+    r"""Are two arms the same up to ``margin``? Two one-sided paired t-tests (Schuirmann 1987).
+
+    The hypothesis tested is that they differ, :math:`|\mathbb E(a - b)| \ge` margin; a small p-value rejects it. A
+    large p-value of :func:`paired_difference` is no evidence of equality; this is.
+
+    Args:
+        a, b: ``(n,)`` each, paired by unit; n >= 2.
+        margin: positive, in the units of a and b; chosen before looking.
+        alpha: the level, in (0, 0.5).
+    Raises:
+        ValueError: one unit, a margin that is not positive and finite, alpha outside (0, 0.5), or as in
+            :func:`paired_difference`.
+    """
+    if not (math.isfinite(margin) and margin > 0):
+        raise ValueError(f"margin must be positive and finite, received {margin}")
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"alpha must lie in (0, 0.5), received {alpha}")
+    difference = mean_interval(_differences(a, b), 1 - 2 * alpha)
+    if difference.n < 2:
+        raise ValueError("equivalence needs at least 2 units, received 1")
+    p_value = _upper_tail(margin - abs(difference.mean), difference)
+    return Equivalence(difference, margin, p_value, p_value < alpha)
+
+
+def spearman(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    units: ArrayLike | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> RankCorrelation:
+    """Spearman's rank correlation (ties share their mean rank) with a percentile bootstrap interval over units.
+
+    Whole units are resampled, with all their pairs. With few units (say, under 10) percentile intervals are too
+    narrow, and resamples in which x or y is constant have no correlation and are left out.
+
+    Args:
+        x, y: ``(n,)`` each, paired.
+        units: ``(n,)`` labels of the unit (data draw) that each pair belongs to; by default each is its own.
+        confidence: two-sided, in (0, 1).
+        resamples: bootstrap samples.
+        seed: root seed of the bootstrap.
+    Raises:
+        ValueError: lengths that differ, fewer than 3 units, or x or y constant (no ranks to correlate).
+    """
+    left, right = _pair(x, y)
+    labels = np.arange(len(left)) if units is None else _units(units, "units")
+    if len(labels) != len(left):
+        raise ValueError(f"units must have one label a pair, received {len(labels)} for {len(left)} pairs")
+    _check_fraction(confidence, "confidence")
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    if len(members) < 3:
+        raise ValueError(f"a rank correlation over units needs at least 3 of them, received {len(members)}")
+    rho = _rank_correlation(left, right)
+    if math.isnan(rho):
+        raise ValueError("a rank correlation needs x and y that vary, received a constant")
+    rng = np.random.default_rng(seeds.derive(seed, "spearman"))
+    drawn = np.empty(resamples)
+    for i in range(resamples):
+        rows = np.concatenate([members[j] for j in rng.integers(0, len(members), len(members))])
+        drawn[i] = _rank_correlation(left[rows], right[rows])
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    return RankCorrelation(rho, float(low), float(high), len(members))
+
+
+def holm(p_values: ArrayLike) -> list[float]:
+    r"""Holm's adjusted p-values: rejecting those below alpha keeps the chance of any false rejection below alpha.
+
+    In ascending order, :math:`\tilde p_{(i)} = \max_{j \le i} \min(1, (m - j + 1)\, p_{(j)})` (Holm 1979); valid under
+    any dependence. Returned in the order received.
+
+    Raises:
+        ValueError: a p-value outside [0, 1] or not a number.
+    """
+    p = _units(p_values, "p_values")
+    if bool(((p < 0) | (p > 1)).any()):
+        raise ValueError(f"p_values must lie in [0, 1], received {p[(p < 0) | (p > 1)][0]}")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(p), 0, -1) * p[order]))
+    return [float(value) for value in adjusted]
+
+
+def _upper_tail(distance: float, interval: Interval) -> float:
+    """P(T > distance / stderr) for Student's t with n - 1 degrees of freedom."""
+    if interval.n == 1:
+        return math.nan
+    if interval.stderr == 0:
+        return 0.5 if distance == 0 else float(distance < 0)
+    return float(student_t.sf(distance / interval.stderr, interval.n - 1))
+
+
+def _rank_correlation(x: Array, y: Array) -> float:
+    a, b = rankdata(x) - (len(x) + 1) / 2, rankdata(y) - (len(y) + 1) / 2
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale > 0 else math.nan
+
+
+def _units(values: ArrayLike, name: str) -> Array:
+    sample: Array = float64(values, name).detach().cpu().numpy()
+    if sample.ndim != 1 or len(sample) == 0:
+        raise ValueError(f"{name} must be one number a unit, shape (n,) with n >= 1, received shape {sample.shape}")
+    if not np.isfinite(sample).all():
+        first = int(np.flatnonzero(~np.isfinite(sample))[0])
+        raise ValueError(f"{name} must be finite, received {sample[first]} at {first}")
+    return sample
+
+
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+    left, right = _units(a, "the first sample"), _units(b, "the second sample")
+    if len(left) != len(right):
+        raise ValueError(f"paired samples must have one entry a unit each, received {len(left)} and {len(right)}")
+    return left, right
+
+
+def _differences(a: ArrayLike, b: ArrayLike) -> Array:
+    left, right = _pair(a, b)
+    return left - right
+
+
+def _check_fraction(value: float, name: str) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie in (0, 1), received {value}")
