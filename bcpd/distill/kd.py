@@ -45,6 +45,8 @@ class KD(Method):
         self.temperature = float(temperature)
         self.label_weight = float(label_weight)
         self.teacher_weight = float(teacher_weight)
+        if label_weight:
+            self.needs = self.needs | {"labels"}
 
     @classmethod
     def pure(cls, temperature: float = 1.0) -> KD:

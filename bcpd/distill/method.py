@@ -27,7 +27,9 @@ from bcpd.nets import Views
 __all__ = ["Method", "Phase", "check_needs"]
 
 VIEW_NAMES = ("logits", "pooled", "stages", "preacts")
-NEEDS = frozenset({"bayes", "teacher", *(f"{who}.{view}" for who in ("teacher", "student") for view in VIEW_NAMES)})
+NEEDS = frozenset(
+    {"bayes", "labels", "teacher", *(f"{who}.{view}" for who in ("teacher", "student") for view in VIEW_NAMES)}
+)
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ class Phase:
     """A training that runs before the main one, by the same loop, on a frozen teacher.
 
     Attributes:
-        name: appears in progress and history.
-        epochs: its length; the optimizer, rate and batch size are the recipe's.
+        name: appears in progress reports; not ``"main"``, which is the main training's.
+        epochs: its length, >= 1; the optimizer, rate, schedule and batch size are the recipe's.
         parameters: what it trains (a subset of the method's parameters).
         loss: ``(batch, teacher_views) -> named terms``, as in :meth:`Method.loss`.
+    Raises:
+        ValueError: the name ``"main"``, no epoch, or nothing to train.
     """
 
     name: str
@@ -46,13 +50,21 @@ class Phase:
     parameters: Sequence[nn.Parameter]
     loss: Callable[[Batch, Views], Mapping[str, Tensor]]
 
+    def __post_init__(self) -> None:
+        if self.name == "main" or self.epochs < 1 or not list(self.parameters):
+            raise ValueError(
+                f"a phase needs a name other than 'main', epochs >= 1 and parameters to train, "
+                f"received {self.name!r}, {self.epochs} and {len(list(self.parameters))}"
+            )
+
 
 class Method(nn.Module):
     """What a network is trained with. Subclass it, set ``needs`` and write :meth:`loss`.
 
     Attributes:
-        needs: subset of ``bayes`` (the source knows p*), ``teacher``, and ``teacher.X`` / ``student.X`` for a view X
-            in ``logits``, ``pooled``, ``stages``, ``preacts``. Labels and sample indices are in every batch.
+        needs: subset of ``bayes`` (the source knows p*), ``labels`` (some example is labelled), ``teacher``, and
+            ``teacher.X`` / ``student.X`` for a view X in ``logits``, ``pooled``, ``stages``, ``preacts``. Sample
+            indices are in every batch.
         score: the validation score by which ``best_score`` is chosen, ``nll`` or ``brier``.
     """
 
@@ -117,6 +129,10 @@ def check_needs(method: Method, source: InMemory, student: Views, teacher: Views
         if need == "bayes":
             if source.log_bayes is None:
                 raise ValueError(f"{name} needs p*(x) for every training input, but the source does not know it")
+            continue
+        if need == "labels":
+            if source.labelled is not None and not bool(source.labelled.any(-1).all()):
+                raise ValueError(f"{name} needs labels, but the source marks no example as labelled")
             continue
         who, _, view = need.partition(".")
         views = student if who == "student" else teacher

@@ -46,7 +46,7 @@ class Supervised(Method):
         self._readout = loss.readout(readout)
         self._readout_name = readout or next(iter(loss.readouts))
         self.score = loss.score
-        self.needs = frozenset({"bayes"}) if target == "bayes" else frozenset()
+        self.needs = frozenset({"bayes"} if target == "bayes" else {"labels"})
 
     def loss(self, batch: Batch, s: Views, t: Views | None) -> Mapping[str, Tensor]:
         """One term, ``label``; unlabelled examples of the batch are left out of its mean."""
@@ -61,7 +61,7 @@ class Supervised(Method):
         """By the loss's own read-out; a probability of exactly 0 is ``-inf``, as it should be."""
         if self._readout_name == "softmax":
             return logits.log_softmax(-1)
-        return self._readout(logits).log()
+        return self._readout(logits).log().to(logits.dtype)
 
     def describe(self) -> dict[str, Any]:
         """The loss, its target and its read-out."""

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from bcpd.distill import Method
 from bcpd.files import finite, write_bytes
 
 __all__ = ["CheckpointError", "fingerprint", "read_checkpoint", "write_checkpoint"]
@@ -34,13 +35,36 @@ def _digest(tensors: Mapping[str, Tensor], record: str = "") -> str:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Digest of a module's parameters and buffers: names, dtypes, shapes and bytes."""
-    return _digest(module.state_dict())
+    """Digest of what a module computes: its structure and settings, and the bytes of its parameters and buffers."""
+    return _digest(module.state_dict(), _structure(module))
+
+
+def _structure(module: nn.Module) -> str:
+    """The printed modules, and the settings that equal weights would not tell apart (an activation, a read-out)."""
+    settings = []
+    for name, part in module.named_modules():
+        if type(part).__module__.startswith("torch."):
+            continue  # their settings are in what they print
+        plain = {
+            key: value
+            for key, value in sorted(vars(part).items())
+            if not key.startswith("_") and key != "training" and _is_plain(value)
+        }
+        described = part.describe() if isinstance(part, Method) else None
+        settings.append((name, type(part).__qualname__, plain, described))
+    return repr(module) + json.dumps(settings)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(entry) for entry in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write tensors and a JSON-able record to ``path``, whole or not at all. No pickle anywhere."""
-    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # cloned, since the format refuses tensors that share memory (tied weights)
+    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(finite({"format": FORMAT, **record}), allow_nan=False)
     write_bytes(path, save(flat, {"bcpd": text, "digest": _digest(flat, text)}))
 

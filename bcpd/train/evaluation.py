@@ -50,6 +50,11 @@ def _gather(values: Tensor, index: Tensor, trailing: int = 0) -> Tensor:
     return values[rows, index]
 
 
+def _where_defined(rows: Tensor, values: Tensor) -> Tensor:
+    """``values`` in float64, ``nan`` where the network's row is: an argmax of ``nan`` may look a good prediction."""
+    return torch.where(rows.isnan().any(-1), torch.nan, values.double())
+
+
 class PathMetrics:
     r"""Evaluate a network on up to four sets; every metric is a list with one number a replica.
 
@@ -58,7 +63,8 @@ class PathMetrics:
     :math:`E\,\|q - p^*\|^2` (summed over classes), ``*_kl`` is :math:`E\,KL(p^* \| q)`, ``*_accuracy`` is the mean
     of p* at the prediction and ``*_excess_risk`` is :math:`E[\max p^* - p^*_{\hat k}]`. The validation columns
     ``validation_accuracy``, ``_nll`` and ``_brier`` use labels. ``agreement``: share of validation (without one:
-    fresh) inputs where student and teacher predict the same class.
+    fresh) inputs where student and teacher predict the same class. A network that returns ``nan`` predicts nothing:
+    its metrics are ``nan``, the accuracies too.
     """
 
     def __init__(
@@ -98,7 +104,7 @@ class PathMetrics:
             logits = self.validation.logits(net).double()
             log_q = self.method.log_probabilities(logits)
             y = self.validation.y
-            metrics["validation_accuracy"] = (log_q.argmax(-1) == y).double().mean(-1)
+            metrics["validation_accuracy"] = _where_defined(log_q, log_q.argmax(-1) == y).mean(-1)
             # on log-probabilities the two losses are the scores of the rows themselves
             metrics["validation_nll"] = LOSSES["ce"].function(log_q, y).mean(-1)
             metrics["validation_brier"] = LOSSES["mse"].function(log_q, y).mean(-1)
@@ -111,7 +117,8 @@ class PathMetrics:
         if bayes is None:
             return {}
         log_q = self.method.log_probabilities(logits)
-        chosen = bayes.gather(-1, log_q.argmax(-1, keepdim=True)).squeeze(-1)
+        bayes = bayes.expand_as(log_q)  # replicas may share the points
+        chosen = _where_defined(log_q, bayes.gather(-1, log_q.argmax(-1, keepdim=True)).squeeze(-1))
         return {
             "mse": simplex.squared_distance(log_q.exp(), bayes).mean(-1),
             "kl": simplex.cross_entropy_from_log(bayes, log_q).mean(-1) - points.entropy,
@@ -121,4 +128,4 @@ class PathMetrics:
 
     def _add_agreement(self, metrics: dict[str, Tensor], logits: Tensor) -> None:
         if self.teacher_choice is not None:
-            metrics["agreement"] = (logits.argmax(-1) == self.teacher_choice).double().mean(-1)
+            metrics["agreement"] = _where_defined(logits, logits.argmax(-1) == self.teacher_choice).mean(-1)

@@ -24,6 +24,7 @@ from bcpd.train.folder import RunFolder
 from bcpd.train.optim import AnyOptimizer, build_optimizer, set_rates
 from bcpd.train.recipe import Recipe
 from bcpd.train.selection import Keeper
+from bcpd.train.split import halves, order_of_epoch, replica_seeds, split
 
 __all__ = ["Progress", "fit", "split"]
 
@@ -88,10 +89,8 @@ def fit(
     """
     device = torch.device(device)
     replicas: int | None = getattr(net, "replicas", None)
-    seeds = _seeds(seed, replicas)
-    _check_replicas(replicas, source, held_out)
-    if held_out is not None and (held_out.log_bayes is None or len(held_out) < 2):
-        raise ValueError("held_out must hold at least 2 points with known p*; a real test set is measured afterwards")
+    seeds = replica_seeds(seed, replicas)
+    _check_parts(net, source, recipe, teacher, held_out)
     source = source.to(device)
     net.to(device)
     if teacher is not None:
@@ -124,7 +123,10 @@ def fit(
     if run is not None and run.complete:
         return run.read(net, method)
 
-    halves = [None, None] if held_out is None else _halves(held_out.to(device))
+    select = fresh = None
+    if held_out is not None:
+        held_out = held_out.to(device)
+        select, fresh = (EvaluationSet(held_out, index) for index in halves(held_out))
     transfer = EvaluationSet(source, train_index)
     validation = None if validation_index is None else EvaluationSet(source, validation_index)
     trainer = _Trainer(
@@ -137,7 +139,7 @@ def fit(
         teacher=teacher,
         replicas=replicas,
         device=device,
-        measure=PathMetrics(method, teacher, transfer, validation, *halves),
+        measure=PathMetrics(method, teacher, transfer, validation, select, fresh),
         run=run,
         progress=progress,
     )
@@ -226,7 +228,7 @@ class _Trainer:
         optimizer: AnyOptimizer,
         terms: Callable[[Tensor, int, int], tuple[Mapping[str, Tensor], int]],
     ) -> dict[str, list[float]]:
-        order = _order(self.train_index, self.seeds, number, epoch)
+        order = order_of_epoch(self.train_index, self.seeds, number, epoch)
         batches = torch.split(order, self.recipe.batch_size, dim=-1)
         rates = self.recipe.rates(self.replicas)
         sums: dict[str, Tensor] = {}
@@ -237,6 +239,7 @@ class _Trainer:
                 factor = self.recipe.schedule.factor((epoch + step / len(batches)) / epochs)
                 set_rates(optimizer, [rate * factor for rate in rates])
                 named, size = terms(index, epoch, step)
+                self._check_terms(named)
                 total = torch.stack([term.reshape(-1) for term in named.values()]).sum(0)
                 optimizer.zero_grad(set_to_none=True)
                 # replicas share no parameter: the gradient of the sum is each one's own
@@ -246,6 +249,16 @@ class _Trainer:
                     share = value.detach().reshape(-1) * (size / order.shape[-1])
                     sums[name] = sums[name] + share if name in sums else share
         return {name if name == "train_loss" else f"train_{name}": value.tolist() for name, value in sums.items()}
+
+    def _check_terms(self, named: Mapping[str, Tensor]) -> None:
+        """A term of another shape would be summed over examples, or over replicas, without a word."""
+        expected = () if self.replicas is None else (self.replicas,)
+        wrong = [f"{name}: {tuple(value.shape)}" for name, value in named.items() if value.shape != expected]
+        if wrong or not named:
+            raise ValueError(
+                f"a loss of {type(self.method).__name__} must return terms of shape {expected}, one number a replica, "
+                f"received {', '.join(wrong) or 'no term'}"
+            )
 
     def _student_terms(self, index: Tensor, epoch: int, step: int) -> tuple[Mapping[str, Tensor], int]:
         self.method.progress(epoch, step)
@@ -298,67 +311,37 @@ class _Trainer:
         self.history = [_numbers(row) for row in record["history"]]
 
 
-def split(
-    source: InMemory, share: float, seeds: Sequence[int], replicas: int | None
-) -> tuple[Tensor, Tensor | None]:
-    """Indices of the training and the validation part, ``(n,)`` or ``(R, n)``; each replica splits by its own seed.
-
-    Validation examples are drawn among the labelled ones.
-
-    Returns:
-        ``(train, validation)``; the latter ``None`` for a share of 0.
-    Raises:
-        ValueError: a share that leaves no training or no validation example.
-    """
-    count = len(source)
-    held = round(share * count)
-    if share and not 0 < held < count:
-        raise ValueError(f"a validation share of {share} of {count} examples leaves one of the two parts empty")
-    rows = []
-    for number, seed in enumerate(seeds):
-        order = torch.randperm(count, generator=generator(seed, "split"))
-        if source.labelled is not None:
-            mask = (source.labelled if source.replicas is None else source.labelled[number]).cpu()
-            if int(mask.sum()) < held:
-                raise ValueError(f"{held} validation examples were asked for, but only {int(mask.sum())} are labelled")
-            order = torch.cat([order[mask[order]], order[~mask[order]]])
-        rows.append(order)
-    index = torch.stack(rows) if replicas is not None else rows[0]
-    index = index.to(source.device)
-    return index[..., held:], index[..., :held] if held else None
-
-
-def _halves(held_out: InMemory) -> list[EvaluationSet | None]:
-    middle = len(held_out) // 2
-    index = torch.arange(len(held_out), device=held_out.device)
-    if held_out.replicas is not None:
-        index = index.expand(held_out.replicas, -1)
-    return [EvaluationSet(held_out, index[..., :middle]), EvaluationSet(held_out, index[..., middle:])]
-
-
-def _order(index: Tensor, seeds: Sequence[int], phase: int, epoch: int) -> Tensor:
-    """The training index in this epoch's order; the same for every method and replica that share a seed."""
-    length = index.shape[-1]
-    orders = [torch.randperm(length, generator=generator(seed, "order", phase, epoch)) for seed in seeds]
-    if index.ndim == 1:
-        return index[orders[0].to(index.device)]
-    return index.gather(-1, torch.stack(orders).to(index.device))
-
-
-def _seeds(seed: int | Sequence[int], replicas: int | None) -> list[int]:
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    count = 1 if replicas is None else replicas
-    if len(seeds) == 1:
-        seeds = seeds * count
-    if len(seeds) != count:
-        raise ValueError(f"seed must be one int or one for each of the {count} replicas, received {len(seeds)}")
-    return seeds
-
-
-def _check_replicas(replicas: int | None, source: InMemory, held_out: InMemory | None) -> None:
+def _check_parts(
+    net: nn.Module, source: InMemory, recipe: Recipe, teacher: nn.Module | None, held_out: InMemory | None
+) -> None:
+    """Refuse parts that do not fit together, whatever the method."""
+    replicas: int | None = getattr(net, "replicas", None)
+    recipe.rates(replicas)
+    recipe.decays(replicas)
     for name, data in (("source", source), ("held_out", held_out)):
         if data is not None and data.replicas is not None and data.replicas != replicas:
             raise ValueError(f"{name} has {data.replicas} replicas, the network {replicas}")
+    for name, module in (("network", net), ("teacher", teacher)):
+        dtypes = {p.dtype for p in module.parameters()} if module is not None else set()
+        if dtypes and source.dtype not in dtypes:
+            raise ValueError(
+                f"the {name} has parameters of {', '.join(map(str, dtypes))}, the source gives {source.dtype}"
+            )
+    if teacher is not None and {id(p) for p in teacher.parameters()} & {id(p) for p in net.parameters()}:
+        raise ValueError(
+            "the teacher shares parameters with the network that is trained, so it would not stay as it is; "
+            "use a copy, for example Fitted.teacher()"
+        )
+    if held_out is not None:
+        if held_out.log_bayes is None or len(held_out) < 2:
+            raise ValueError(
+                "held_out must hold at least 2 points with known p*; a real test set is measured afterwards"
+            )
+        if (held_out.shape, held_out.num_classes) != (source.shape, source.num_classes):
+            raise ValueError(
+                f"held_out has inputs of shape {held_out.shape} and {held_out.num_classes} classes, "
+                f"the source {source.shape} and {source.num_classes}"
+            )
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ class Fitted:
 
     def teacher(self, checkpoint: str = "last") -> ReadOut:
         """The network of ``checkpoint`` as a frozen teacher, read out as its loss says."""
-        return ReadOut(self.network(checkpoint), self.method)
+        return ReadOut(self.network(checkpoint), copy.deepcopy(self.method))
 
     def at(self, checkpoint: str = "last") -> list[dict[str, float]]:
         """The metrics of each replica at the epoch of ``checkpoint``, with that ``epoch``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import warnings
@@ -20,6 +21,10 @@ from bcpd.train.fitted import Fitted
 from bcpd.train.optim import AnyOptimizer
 
 __all__ = ["RunFolder"]
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class RunFolder:
@@ -120,18 +125,31 @@ class RunFolder:
         adapters = fitted.method.state_dict()
         if adapters:
             write_checkpoint(self.folder / "method.safetensors", adapters, {"identity": self.identity})
-        write_json(self.folder / "done.json", {"identity": self.identity, "checkpoints": sorted(fitted.states)})
+        write_json(
+            self.folder / "done.json",
+            {"identity": self.identity, "checkpoints": sorted(fitted.states), "metrics": _digest(rows)},
+        )
         self._resume_path.unlink(missing_ok=True)
+        for left_by_a_kill in self.folder.rglob(".*.part"):
+            left_by_a_kill.unlink(missing_ok=True)
 
     def read(self, net: nn.Module, method: Method) -> Fitted:
         """The finished run, with ``net`` and ``method`` holding its last weights."""
+        try:
+            done = json.loads((self.folder / "done.json").read_text())
+            checkpoints, digest = list(done["checkpoints"]), done["metrics"]
+            rows = (self.folder / "metrics.jsonl").read_text()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.folder} is marked as complete, but a file is damaged: {error!r}") from None
+        if digest != _digest(rows) or "last" not in checkpoints:
+            raise CheckpointError(f"{self.folder} is damaged: metrics.jsonl does not match the digest in done.json")
         history = [
             {key: [float(v) for v in value] if isinstance(value, list) else value for key, value in row.items()}
-            for row in map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
+            for row in map(json.loads, rows.splitlines())
         ]
         states, epochs = {}, {}
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
-        for checkpoint in json.loads((self.folder / "done.json").read_text())["checkpoints"]:
+        for checkpoint in checkpoints:
             tensors, record = read_checkpoint(self.folder / "weights" / f"{checkpoint}.safetensors", self.identity)
             states[checkpoint] = {key: value.to(device) for key, value in tensors.items()}
             epochs[checkpoint] = list(record["epochs"])

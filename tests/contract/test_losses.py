@@ -118,8 +118,8 @@ def logits_and_row(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 every_loss = pytest.mark.parametrize("name", LOSSES)
 proper = pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.proper])
 IMPROPER = ("focal", "label_smoothing", "mae")
-repeatable = settings(derandomize=True, deadline=None, max_examples=40)
-sparingly = settings(derandomize=True, deadline=None, max_examples=12)
+repeatable = settings(derandomize=True, deadline=None, max_examples=20)
+sparingly = settings(derandomize=True, deadline=None, max_examples=10)
 
 
 def test_every_loss_has_its_textbook_formula_here() -> None:
