@@ -67,8 +67,10 @@ class CrossFit:
     there is nothing to find; it is not clamped.
 
     The first points (up to 20,000) are kept and cut in two halves; each half is judged by the g fitted on the other,
-    and all later points by the mean of the two. The standard errors treat the points as independent, which
-    neglects that the points of a half share their g.
+    and all later points by the mean of the two. The standard errors are those of the bounds that belong to the fitted
+    g, taking points as independent: they neglect that the points of a half share their g, which matters for grouping
+    where ``||r - g||^2`` hardly varies (a quarter too small in the tests' worst case), and that another sample would
+    give another g, whose bound differs by the order of its slack.
 
     g is the best of ``softmax(t log q + b) - q``, fitted by cross-entropy to p* (temperature and class biases: what a
     monotone recalibration can repair), plus an extra-trees regression of what that leaves on log q, shrunk by the
