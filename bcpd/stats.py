@@ -114,7 +114,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> P
         ValueError: different lengths, or as in :func:`mean_interval`.
     """
     interval = mean_interval(_differences(a, b), confidence)
-    p_value = min(1.0, 2 * _upper_tail(abs(interval.mean), interval))
+    p_value = 2 * _upper_tail(abs(interval.mean), interval)
     return PairedDifference(interval.mean, interval.low, interval.high, interval.stderr, interval.n, p_value)
 
 
@@ -164,13 +164,16 @@ def spearman(
         resamples: bootstrap samples.
         seed: root seed of the bootstrap.
     Raises:
-        ValueError: lengths that differ, fewer than 3 units, or x or y constant (no ranks to correlate).
+        ValueError: lengths that differ, fewer than 3 units, no resamples, or x or y constant (no ranks to
+            correlate).
     """
     left, right = _pair(x, y)
     labels = np.arange(len(left)) if units is None else _units(units, "units")
     if len(labels) != len(left):
         raise ValueError(f"units must have one label a pair, received {len(labels)} for {len(left)} pairs")
     _check_fraction(confidence, "confidence")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, received {resamples}")
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     if len(members) < 3:
         raise ValueError(f"a rank correlation over units needs at least 3 of them, received {len(members)}")

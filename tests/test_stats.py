@@ -1,0 +1,198 @@
+"""Intervals and tests over data draws, against scipy and against their definitions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from bcpd.stats import equivalence, holm, mean_interval, paired_difference, spearman
+
+checked = settings(derandomize=True, deadline=None, max_examples=60)
+samples = st.tuples(st.integers(2, 30), st.integers(0, 2**32 - 1))
+
+
+def _pair(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=n), rng.normal(0.3, 1.5, size=n)
+
+
+@checked
+@given(samples, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_mean_interval_agrees_with_scipy(sample: tuple[int, int], confidence: float) -> None:
+    values, _ = _pair(*sample)
+    found = mean_interval(values, confidence)
+    expected = scipy_stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12, abs=1e-12)
+    assert found.stderr == pytest.approx(scipy_stats.sem(values), rel=1e-12)
+    assert found.n == len(values)
+
+
+def test_student_not_normal() -> None:
+    found = mean_interval([0.0, 1.0])
+    assert (found.mean, found.stderr) == (0.5, 0.5)
+    assert found.high == pytest.approx(0.5 + 0.5 * 12.7062047, rel=1e-8)
+
+
+def test_one_unit_says_nothing_about_spread() -> None:
+    found = mean_interval([3.0])
+    assert (found.mean, found.low, found.high, found.n) == (3.0, -math.inf, math.inf, 1)
+    assert math.isnan(found.stderr)
+    assert math.isnan(paired_difference([1.0], [2.0]).p_value)
+
+
+@checked
+@given(samples)
+def test_paired_difference_agrees_with_scipy(sample: tuple[int, int]) -> None:
+    a, b = _pair(*sample)
+    found = paired_difference(torch.from_numpy(a), b)
+    expected = scipy_stats.ttest_rel(a, b)
+    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9, abs=1e-12)
+    assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
+
+
+def test_pairing_matters() -> None:
+    luck = np.random.default_rng(0).normal(0, 10, 8)
+    a, b = luck + 0.1 * np.arange(8), luck
+    assert paired_difference(a, b).p_value < 0.01
+    assert scipy_stats.ttest_ind(a, b).pvalue > 0.5
+
+
+@pytest.mark.parametrize(("shift", "p_value"), [(0.0, 1.0), (0.5, 0.0)])
+def test_equal_differences(shift: float, p_value: float) -> None:
+    b = np.array([1.0, 2.0, 4.0])
+    found = paired_difference(b + shift, b)
+    assert (found.mean, found.stderr, found.p_value) == (shift, 0.0, p_value)
+
+
+# --------------------------------------------------------------------------------------------------------- equivalence
+
+
+@checked
+@given(samples, st.floats(0.05, 3.0))
+def test_equivalence_is_two_one_sided_tests(sample: tuple[int, int], margin: float) -> None:
+    a, b = _pair(*sample)
+    found = equivalence(a, b, margin)
+    lower = scipy_stats.ttest_1samp(a - b, -margin, alternative="greater").pvalue
+    upper = scipy_stats.ttest_1samp(a - b, margin, alternative="less").pvalue
+    assert found.p_value == pytest.approx(max(lower, upper), rel=1e-9, abs=1e-15)
+    inside = -margin < found.difference.low and found.difference.high < margin
+    assert found.equivalent == inside == (found.p_value < 0.05)
+
+
+def test_no_difference_found_is_not_equivalence() -> None:
+    a, b = np.array([0.0, 1.0, -1.0]), np.array([0.5, -1.0, 1.0])
+    assert paired_difference(a, b).p_value > 0.5
+    assert not equivalence(a, b, 0.5).equivalent
+    assert equivalence(a, b, 50.0).equivalent
+    assert equivalence([1.0, 2.0], [1.0, 2.0], 0.1).p_value == 0.0
+    assert equivalence([1.5, 2.5], [1.0, 2.0], 0.25).p_value == 1.0
+
+
+# ------------------------------------------------------------------------------------------------------------ spearman
+
+
+@checked
+@given(st.tuples(st.integers(3, 30), st.integers(0, 2**32 - 1)), st.booleans())
+def test_spearman_agrees_with_scipy(sample: tuple[int, int], ties: bool) -> None:
+    x, y = _pair(*sample)
+    y = y + x
+    if ties:
+        x, y = np.append(np.round(x), [-9, 9]), np.append(np.round(y), [-9, 9])
+    assert spearman(x, y, resamples=20).rho == pytest.approx(scipy_stats.spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_spearman_interval_agrees_with_scipys_bootstrap() -> None:
+    """Both ends are quantiles of 1500 resamples: 0.03 is more than 5 of their standard deviations."""
+    x, y = _pair(40, 0)
+    y = y + 2 * x
+    found = spearman(x, y, resamples=1_500, confidence=0.9)
+    reference = scipy_stats.bootstrap(
+        (x, y),
+        lambda a, b: scipy_stats.spearmanr(a, b).statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=1_500,
+        confidence_level=0.9,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.03)
+    assert found.low < found.rho < found.high
+    assert found == spearman(x, y, resamples=1_500, confidence=0.9)
+    assert found.low != spearman(x, y, resamples=1_500, confidence=0.9, seed=1).low
+    wider = spearman(x, y, resamples=1_500, confidence=0.99)
+    assert wider.low < found.low
+    assert wider.high > found.high
+
+
+def test_units_are_resampled_whole() -> None:
+    """Ten copies of each draw's pair add nothing; taken as units of their own they would narrow the interval."""
+    x, y = _pair(12, 1)
+    y = y + x
+    once = spearman(x, y)
+    copies = spearman(np.repeat(x, 10), np.repeat(y, 10), units=np.repeat(np.arange(12), 10))
+    assert copies.n == once.n == 12
+    assert (copies.rho, copies.low, copies.high) == pytest.approx((once.rho, once.low, once.high), abs=1e-9)
+    naive = spearman(np.repeat(x, 10), np.repeat(y, 10), resamples=500)
+    assert naive.high - naive.low < 0.6 * (once.high - once.low)
+
+
+# ---------------------------------------------------------------------------------------------------------------- holm
+
+
+@checked
+@given(st.lists(st.floats(0, 1) | st.sampled_from([0.01, 0.02, 0.05]), min_size=1, max_size=6))
+def test_holm_is_the_closure_of_bonferroni(p_values: list[float]) -> None:
+    """The adjusted p-value of i is the largest Bonferroni p-value of any set of hypotheses that holds i."""
+    for i, found in enumerate(holm(p_values)):
+        sets = (s for size in range(1, len(p_values) + 1) for s in combinations(range(len(p_values)), size) if i in s)
+        assert found == pytest.approx(max(min(1.0, len(s) * min(p_values[j] for j in s)) for s in sets), abs=1e-15)
+
+
+def test_holm_is_neither_bonferroni_nor_benjamini_hochberg() -> None:
+    p = [0.04, 0.01, 0.03]
+    assert holm(p) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm(p) != pytest.approx([min(1, 3 * value) for value in p])
+    assert holm(p) != pytest.approx(list(scipy_stats.false_discovery_control(p)))
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mean_interval([]), r"one number a unit, .* received shape \(0,\)"),
+        (lambda: mean_interval([[1.0, 2.0]]), r"received shape \(1, 2\)"),
+        (lambda: mean_interval([1.0, math.nan]), "values must be finite, received nan at 1"),
+        (lambda: mean_interval([1.0, 2.0], 95), r"confidence must lie in \(0, 1\), received 95"),
+        (lambda: paired_difference([1.0, 2.0], [1.0]), "received 2 and 1"),
+        (lambda: paired_difference([1.0, 2.0], [1.0, math.inf]), "second sample must be finite, received inf at 1"),
+        (lambda: equivalence([1.0, 2.0], [1.0, 2.0], 0.0), r"margin must be positive and finite, received 0\.0"),
+        (lambda: equivalence([1.0, 2.0], [1.0, 2.0], math.nan), "received nan"),
+        (lambda: equivalence([1.0, 2.0], [1.0, 2.0], 1.0, alpha=0.5), r"alpha must lie in \(0, 0\.5\)"),
+        (lambda: equivalence([1.0], [1.0], 1.0), "at least 2 units"),
+        (lambda: spearman([1.0, 2.0], [1.0, 2.0]), "at least 3 of them, received 2"),
+        (lambda: spearman([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], units=[0, 0, 1]), "at least 3 of them, received 2"),
+        (lambda: spearman([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], units=[0, 1]), "received 2 for 3 pairs"),
+        (lambda: spearman([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), "received a constant"),
+        (lambda: spearman([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], resamples=0), "resamples must be .* received 0"),
+        (lambda: spearman([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], confidence=1.0), "confidence"),
+        (lambda: holm([0.5, 1.5]), r"must lie in \[0, 1\], received 1\.5"),
+        (lambda: holm([0.5, math.nan]), "must be finite"),
+    ],
+)
+def test_errors_say_what_was_received(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
