@@ -33,7 +33,8 @@ class InMemory:
     """N examples on one device, or N for each of R replicas that train side by side on data of their own.
 
     A batch is gathered by index, in one operation a tensor. uint8 images stay uint8 here (150 MB for CIFAR) and are
-    augmented, scaled to [0, 1] and normalised as they are gathered.
+    augmented, scaled to [0, 1] and normalised as they are gathered. Tensors are shared with the caller where no
+    conversion is needed; arrays and lists are copied.
 
     Args:
         x: ``(N, *shape)``, or ``(R, N, *shape)`` with replicas; uint8, or finite floating point, held in ``dtype``.

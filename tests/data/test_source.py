@@ -206,6 +206,25 @@ def test_from_mixture_replicas_are_the_single_draws_of_their_seeds() -> None:
         InMemory.from_mixture(mixture, 20, [])
 
 
+def test_from_mixture_augments_only_by_a_declared_symmetry() -> None:
+    class Picture(Line):
+        shape = (1, 4, 4)  # type: ignore[assignment]
+
+        def stream(self, n: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for x, y in super().stream(n, seed):
+                yield x[:, :, None, None].expand(-1, -1, 4, 4), y
+
+        def log_posterior(self, x: Tensor) -> Tensor:
+            return super().log_posterior(x[:, :, 0, 0])
+
+    mixture: Any = Picture()
+    source = InMemory.from_mixture(mixture, 20, 3, augment="crop-flip")
+    assert "view" in source.batch(torch.arange(3), epoch=0).extra
+    mixture.symmetries = frozenset({"flip"})
+    with pytest.raises(ValueError, match=r"would change p\*\(x\).* declared symmetries: \['flip'\]"):
+        InMemory.from_mixture(mixture, 20, 3, augment="crop-flip")
+
+
 def test_fingerprint_follows_contents_and_nothing_else() -> None:
     x, y, log_bayes = vectors(N)
     base = InMemory(x, y, num_classes=K, log_bayes=log_bayes)
