@@ -3,6 +3,7 @@
 from bcpd.train.checkpoint import CheckpointError
 from bcpd.train.fit import Progress, fit
 from bcpd.train.fitted import Fitted, ReadOut
+from bcpd.train.one_step import followed_gradient
 from bcpd.train.recipe import Constant, Cosine, Recipe, Schedule, Step
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "Schedule",
     "Step",
     "fit",
+    "followed_gradient",
 ]

@@ -1,0 +1,57 @@
+"""What a check is: a claim that must hold, or a negative control that must not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+__all__ = ["Check", "Role", "verdict"]
+
+Role = Literal["claim", "control"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement tried in one world.
+
+    Attributes:
+        id: ``claim/loss/world``, with ``/variant`` for a wrong version.
+        statement: in words.
+        world: the distribution it was tried on.
+        loss: the loss it is about, or ``-``.
+        role: a ``claim`` must hold; a ``control`` is a wrong version of a claim, and must not.
+        value: what was computed: an absolute difference, a number of standard errors, or a signed gap.
+        bound: the claim holds where ``value <= bound``.
+        holds: whether it did. A control's ``holds`` is false when it fails as it should.
+    """
+
+    id: str
+    statement: str
+    world: str
+    loss: str
+    role: Role
+    value: float
+    bound: float
+    holds: bool
+
+    @classmethod
+    def of(cls, id: str, statement: str, world: str, loss: str, role: Role, value: float, bound: float) -> Check:
+        """A check whose ``holds`` follows from value and bound; ``nan`` never holds."""
+        holds = not math.isnan(value) and value <= bound
+        return cls(id, statement, world, loss, role, float(value), float(bound), holds)
+
+    @property
+    def as_expected(self) -> bool:
+        """A claim that holds, or a control that fails (by ``nan`` it does not count as failing as it should)."""
+        return self.holds if self.role == "claim" else not self.holds and not math.isnan(self.value)
+
+    def record(self) -> dict[str, Any]:
+        """The fields as a dict, for JSON."""
+        return asdict(self)
+
+
+def verdict(checks: Sequence[Check]) -> bool:
+    """True only if there are checks, every claim holds and every control fails."""
+    return bool(checks) and all(check.as_expected for check in checks)

@@ -1,0 +1,264 @@
+r"""Theorem 1 and its consequences, each as one function of a version (right or wrong) and a world.
+
+A function returns ``(value, bound)``: the claim holds where ``value <= bound``. On finite X and by quadrature the value
+is an absolute or relative error; in Monte Carlo worlds it is the largest number of standard errors from zero, and the
+bound is 5 (two-sided false-alarm rate 5.7e-7 a number).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, jvp
+
+from bcpd.losses import Loss
+from bcpd.nets import Net, build
+from bcpd.seeds import derive, generator
+from bcpd.theory.linear import linear_design, logits, minimise, table_design
+from bcpd.theory.versions import Version
+from bcpd.theory.worlds import World
+
+__all__ = [
+    "GradientOf",
+    "gradient_identity",
+    "minimiser_equality",
+    "minimiser_is_bayes",
+    "own_metric",
+    "random_network",
+    "risk_identity",
+]
+
+Result = tuple[float, float]
+GradientOf = Callable[[Net, Tensor, Tensor, Loss], Sequence[Tensor]]
+"""``(net, x, y, loss) -> gradient for each parameter`` of the mean label loss, as the trainer follows it."""
+
+STANDARD_ERRORS = 5.0
+TOLERANCE = {"exact": 1e-12, "quadrature": 1e-8}
+DIRECTIONS = 8
+GAINS = (0.5, 0.8, 1.1, 1.4)  # of the random networks' weights: from nearly constant to steep
+
+
+def random_network(world: World, seed: int, gain: float = 1.0) -> Net:
+    """A float64 network (16 tanh units) with random weights: smooth, and far from p*."""
+    net = build(
+        "mlp",
+        num_classes=world.num_classes,
+        input_shape=(world.x.shape[1],),
+        hidden=(16,),
+        activation="tanh",
+        seed=seed,
+    ).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(gain)
+    return net
+
+
+def risk_identity(version: Version, world: World, seed: int) -> Result:
+    r"""Theorem 1, first half: :math:`E\,\ell(y, q) = E\,H_\ell(p^*) + E\,d_\ell(p^*, q)` for random networks q.
+
+    For CE, H is Shannon's entropy and d is :math:`KL(p^* \| q)`; for the Brier score they are
+    :math:`1 - \|p^*\|^2` and :math:`\|p^* - q\|^2` (the cross term vanishes as :math:`E[e_y | x] = p^*`). The value is
+    the worst of four networks: one number could agree by accident.
+    """
+    if version.realised:
+        world = world.realised(seed)
+    nets = [random_network(world, derive(seed, "network", number), gain) for number, gain in enumerate(GAINS)]
+
+    @torch.no_grad()
+    def sides(at: World) -> tuple[Tensor, Tensor]:
+        """Per-pair losses, and what they are claimed to amount to: ``(n, networks)``."""
+        logits = [net(at.x).logits for net in nets]
+        risks = [version.label_loss(z, at.y) for z in logits]
+        claimed = [version.constant(at.bayes) + version.divergence(at.bayes, version.readout(z)) for z in logits]
+        return torch.stack(risks, 1), torch.stack(claimed, 1)
+
+    risk, claimed = sides(world)
+    if world.kind == "monte_carlo":
+        return _standard_errors(risk - claimed), STANDARD_ERRORS
+    left = world.mean(risk)
+    error = (left - world.mean(claimed)).abs()
+    if world.finer is not None:
+        fine_risk, fine_claimed = sides(world.finer)
+        fine = world.finer.mean(fine_risk)
+        error = torch.maximum(error, (fine - left).abs())
+        error = torch.maximum(error, (fine - world.finer.mean(fine_claimed)).abs())
+    return float((error / (1 + left.abs())).max()), TOLERANCE[world.kind]
+
+
+def gradient_identity(version: Version, world: World, seed: int, gradient_of: GradientOf | None) -> Result:
+    r"""Theorem 1 along the path: :math:`\nabla_\theta E\,\ell(y, q_\theta) = \nabla_\theta E\,d(p^*, q_\theta)`.
+
+    On finite X the left side is what the trainer itself steps along (``gradient_of``, on the listed pairs), so that a
+    wrong reduction or scale in the trainer's code would show; in the other worlds it is the trainer's loss under
+    autograd (by Monte Carlo: 8 random directional derivatives for each pair). The right side is autograd on the
+    divergence.
+    """
+    net = random_network(world, seed)
+    if version.realised:
+        world = world.realised(seed)
+    names = [name for name, _ in net.named_parameters()]
+    parameters = tuple(parameter.detach() for parameter in net.parameters())
+
+    def residual(values: Sequence[Tensor], at: World, left: float, right: float) -> Tensor:
+        z = functional_call(net, dict(zip(names, values, strict=True)), (at.x,)).logits
+        total = right * (version.divergence(at.bayes, version.readout(z)) + version.constant(at.bayes))
+        return left * version.label_loss(z, at.y) + total
+
+    if world.kind == "monte_carlo":
+        draw = generator(seed, "directions")
+        columns = []
+        for _ in range(DIRECTIONS):
+            tangent = tuple(torch.randn(p.shape, generator=draw, dtype=p.dtype) for p in parameters)
+            columns.append(jvp(lambda *values: residual(values, world, 1.0, -1.0), parameters, tangent)[1])
+        return _standard_errors(torch.stack(columns, 1)), STANDARD_ERRORS
+
+    def gradient(at: World, left: float, right: float) -> list[Tensor]:
+        leaves = [parameter.clone().requires_grad_() for parameter in parameters]
+        return list(torch.autograd.grad(at.mean(residual(leaves, at, left, right)), leaves))
+
+    claimed = gradient(world, 0.0, 1.0)
+    equal_weights = bool(torch.isclose(world.weights, world.weights[0], rtol=1e-12).all())
+    if world.kind == "exact" and gradient_of is not None and equal_weights:
+        followed = list(gradient_of(copy.deepcopy(net), world.x, world.y, version.as_loss()))
+    else:
+        followed = gradient(world, 1.0, 0.0)
+    error = _sup(followed, claimed)
+    if world.finer is not None:
+        error = max(error, _sup(gradient(world.finer, 1.0, 0.0), gradient(world.finer, 0.0, 1.0)))
+    return error, 1e-10 if world.kind == "exact" else TOLERANCE["quadrature"]
+
+
+def minimiser_equality(version: Version, world: World, seed: int) -> Result:
+    r"""Theorem 1's statement, in a restricted class that does not contain p* (linear softmax).
+
+    :math:`\arg\min_{q \in F} E\,\ell(y, q) = \arg\min_{q \in F} E\,d(p^*, q)`, labels summed out. The value is the
+    largest difference of a probability between the two minimisers. Monte Carlo: the minimiser of the divergence over
+    the sampled x is computed without looking at labels, so there the label risk's gradient has mean zero.
+    """
+    design = linear_design(world.x)
+    closest = logits(
+        design,
+        minimise(_divergence_risk(version, world), world.weights, design, world.num_classes, seed, _starts(world)),
+    )
+    if world.kind == "monte_carlo":
+        return _label_gradient(version, world, closest), STANDARD_ERRORS
+    reached = _readout_of_label_minimiser(version, world, seed, linear_design)
+    return float((reached - version.readout(closest)).abs().max()), 1e-6
+
+
+def minimiser_is_bayes(version: Version, world: World, seed: int) -> Result:
+    r"""In a class that contains p*, the minimiser of the label risk **is** p*.
+
+    Finite X: one free row of logits for each x. By quadrature: linear softmax on classes that share a covariance. The
+    value is the largest difference of a probability from p*. Monte Carlo: at :math:`q = p^*` the label risk's gradient
+    in the linear parameters has mean zero.
+    """
+    if world.kind == "monte_carlo":
+        return _label_gradient(version, world, world.log_bayes), STANDARD_ERRORS
+    family = table_design if world.kind == "exact" else linear_design
+    reached = _readout_of_label_minimiser(version, world, seed, family)
+    return float((reached - world.bayes).abs().max()), 1e-6
+
+
+def own_metric(
+    version: Version, other: Version, metric: Callable[[Tensor, Tensor], Tensor], world: World, seed: int, sign: float
+) -> Result:
+    r"""When the class misses p*, each loss wins its own metric: :math:`E\,d(p^*, q_\ell) < E\,d(p^*, q_{\ell'})`.
+
+    With :math:`q_\ell = \arg\min_F E\,\ell(y, q)` for the two losses and d the divergence of the first; :math:`\le` is
+    what being the minimiser means, the strict gap is what misspecification adds. The value is the signed gap (``sign``
+    -1 reverses the claim), which must lie below minus 1e-6; Monte Carlo: the gap plus 5 standard errors, on points
+    other than those the minimisers were computed on.
+
+    Args:
+        version: the loss whose metric it is; other: the loss it is compared with.
+        metric: ``d(p, q)``.
+    """
+    half, fresh = world, world
+    if world.kind == "monte_carlo":
+        middle = len(world.y) // 2
+        half, fresh = _part(world, slice(0, middle)), _part(world, slice(middle, None))
+    design, at_fresh = linear_design(half.x), linear_design(fresh.x)
+    gaps = []
+    for candidate in (version, other):
+        risk = _expected_label_risk(candidate, half)
+        theta = minimise(risk, half.weights, design, half.num_classes, seed, _starts(world))
+        gaps.append(metric(fresh.bayes, candidate.readout(logits(at_fresh, theta))))
+    gap = sign * (gaps[0] - gaps[1])
+    if world.kind == "monte_carlo":
+        return float(gap.mean() + STANDARD_ERRORS * gap.std() / math.sqrt(len(gap))), -1e-6
+    return float(world.mean(gap)), -1e-6
+
+
+Risk = Callable[[Tensor], Tensor]
+
+
+def _divergence_risk(version: Version, world: World) -> Risk:
+    """Logits to the divergence of every pair's x, with the constant that the version adds to it."""
+
+    def risk(z: Tensor) -> Tensor:
+        return version.divergence(world.bayes, version.readout(z)) + version.constant(world.bayes)
+
+    return risk
+
+
+def _label_risk(version: Version, world: World) -> Risk:
+    """What training on labels minimises: the loss of every listed pair."""
+
+    def risk(z: Tensor) -> Tensor:
+        return version.label_loss(z, world.y)
+
+    return risk
+
+
+def _expected_label_risk(version: Version, world: World) -> Risk:
+    """The label loss with the labels of every x summed out against p*, also where the world is a sample."""
+
+    def risk(z: Tensor) -> Tensor:
+        losses = [version.label_loss(z, torch.full_like(world.y, k)) for k in range(world.num_classes)]
+        return (world.bayes * torch.stack(losses, -1)).sum(-1)
+
+    return risk
+
+
+def _readout_of_label_minimiser(
+    version: Version, world: World, seed: int, family: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Probabilities at ``world.x`` of the minimiser of the label risk (of the realised labels, if so told)."""
+    seen = world.realised(seed) if version.realised else world
+    theta = minimise(_label_risk(version, seen), seen.weights, family(seen.x), seen.num_classes, seed, _starts(world))
+    return version.readout(logits(family(world.x), theta))
+
+
+def _label_gradient(version: Version, world: World, z: Tensor) -> float:
+    """Largest number of standard errors of the label risk's gradient in the linear parameters, at logits ``z``."""
+    z = z.detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(version.label_loss(z, world.y).sum(), z)
+    design = linear_design(world.x)
+    return _standard_errors((design[:, :, None] * slope[:, None, :-1]).flatten(1))
+
+
+def _standard_errors(values: Tensor) -> float:
+    """Largest ``|mean| / standard error`` over the columns of ``(n, m)`` values."""
+    spread, mean = torch.std_mean(values, 0)
+    return float((mean.abs() * math.sqrt(len(values)) / spread).max())
+
+
+def _sup(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    """Largest difference of two gradients, relative to 1 + the largest entry."""
+    size = 1 + max(float(entry.abs().max()) for entry in right)
+    return max(float((a - b).abs().max()) for a, b in zip(left, right, strict=True)) / size
+
+
+def _starts(world: World) -> int:
+    return 1 if world.kind == "monte_carlo" else 4
+
+
+def _part(world: World, rows: slice) -> World:
+    weights = world.weights[rows]
+    return World(world.name, world.kind, world.x[rows], world.y[rows], weights / weights.sum(), world.log_bayes[rows])

@@ -1,0 +1,132 @@
+"""The instruments that everything is measured with: is p* calibrated, is the Bayes error right, is a distance right?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from bcpd import simplex
+from bcpd.measure import distance
+from bcpd.mixtures import FAMILIES, Mixture, PriorShift
+from bcpd.mixtures.calibration import calibration_z
+from bcpd.seeds import derive
+from bcpd.theory.check import Check
+
+__all__ = ["data_checks"]
+
+QUICK_FAMILIES = ("gaussian-isotropic-30d", "gaussian-2d-shared", "gaussian-classwise", "finite", "label-noise")
+
+
+def data_checks(level: str, seed: int) -> Iterator[Check]:
+    """Checks of mixtures and of the distance to p*, each with its wrong version."""
+    names = QUICK_FAMILIES if level == "quick" else tuple(FAMILIES)
+    for name in names:
+        yield from _calibration(name, FAMILIES[name](), derive(seed, "calibration", name))
+    for name in names:
+        mixture = FAMILIES[name]()
+        if mixture.bayes_error(n=2).method != "monte_carlo":
+            yield from _bayes_error(name, mixture, derive(seed, "bayes error", name))
+    yield from _known_distance(derive(seed, "known distance"))
+
+
+def _calibration(name: str, mixture: Mixture, seed: int, n: int = 200_000) -> Iterator[Check]:
+    """E<h(x), e_y - p*(x)> = 0 for bounded h; a sampler 2 % off must show."""
+    statement = "labels and p* agree: the mean of (e_y - p*) times bounded functions of x is zero"
+    x, y = mixture.sample(n, seed)
+    yield Check.of(
+        f"posterior-calibration/{name}",
+        statement,
+        name,
+        "-",
+        "claim",
+        float(calibration_z(x, y, mixture.log_posterior(x)).abs().max()),
+        5.0,
+    )
+    n_control = 4 * n
+    x, y = mixture.misspecified(0.02).sample(n_control, seed)
+    yield Check.of(
+        f"posterior-calibration/{name}/sampler_off_by_2_percent",
+        f"{statement}, but the sampler's covariance (or the family's counterpart) is 2 % off",
+        name,
+        "-",
+        "control",
+        float(calibration_z(x, y, mixture.log_posterior(x)).abs().max()),
+        5.0,
+    )
+
+
+def _bayes_error(name: str, mixture: Mixture, seed: int) -> Iterator[Check]:
+    """Closed form or quadrature against Monte Carlo; wrong priors must show."""
+    best = mixture.bayes_error()
+    statement = f"the Bayes error by {best.method} agrees with Monte Carlo"
+    priors = mixture.priors.roll(1) * 0.5 + mixture.priors * 0.5
+    if bool(torch.isclose(priors, mixture.priors).all()):
+        priors = torch.linspace(1, 2, mixture.num_classes, dtype=torch.float64)
+    wrong = PriorShift(mixture, priors / priors.sum())
+    for tried, role, suffix, note in (
+        (mixture, "claim", "", ""),
+        (wrong, "control", "/wrong_priors", ", but Monte Carlo has other priors"),
+    ):
+        sampled = tried.bayes_error(method="monte_carlo", n=400_000, seed=seed)
+        value = abs(sampled.value - best.value) / (sampled.stderr + best.stderr + 1e-300)
+        yield Check.of(
+            f"bayes-error/{name}{suffix}",
+            statement + note,
+            name,
+            "-",
+            "claim" if role == "claim" else "control",
+            value,
+            5.0,
+        )
+
+
+def _known_distance(seed: int, epsilon: float = 0.3) -> Iterator[Check]:
+    r"""``measure.distance`` on a distortion whose distance is known: q = (1 - eps) p* + eps / K.
+
+    Then :math:`\|q - p^*\|^2 = \epsilon^2 \|p^* - 1/K\|^2` pointwise, and the arg max is kept, so the excess risk is 0.
+    """
+    mixture = FAMILIES["finite"]()
+    support = mixture.support()
+    if support is None:
+        raise ValueError("the family 'finite' must have a support")
+    points, weights = support
+    p = mixture.posterior(points)
+    num_classes = mixture.num_classes
+    uniform = torch.full_like(p, 1 / num_classes)
+
+    def smoothed(x: Tensor) -> Tensor:
+        return (1 - epsilon) * mixture.posterior(x) + epsilon / num_classes
+
+    q = smoothed(points)
+    measured = distance(smoothed, mixture, n=len(points), seed=seed)
+    mse = float(weights @ (epsilon**2 * simplex.squared_distance(p, uniform)))
+    expected = {
+        "mse": mse,
+        "kl": float(weights @ (p * (p / q).log()).sum(-1)),
+        "ce": float(-weights @ (p * q.log()).sum(-1)),
+        "reverse_ce": float(-weights @ (q * p.log()).sum(-1)),
+        "excess_risk": 0.0,
+    }
+    for key, value in expected.items():
+        error = abs(measured[key].value - value) / (1 + abs(value))
+        statement = f"the measured {key} of a smoothed p* is its closed form"
+        yield Check.of(f"known-distance/{key}", statement, "finite", "-", "claim", error, 1e-12)
+    wrong = {
+        "over_K": (mse / num_classes, "mse", "the mean over classes is taken"),
+        "norm": (mse**0.5, "mse", "a norm is taken for its square"),
+        "swapped_arguments": (expected["reverse_ce"], "ce", "the cross-entropy is taken the wrong way round"),
+        "bits": (expected["kl"] / torch.log(torch.tensor(2.0)).item(), "kl", "bits are taken for nats"),
+    }
+    for control, (value, key, note) in wrong.items():
+        error = abs(measured[key].value - value) / (1 + abs(value))
+        yield Check.of(
+            f"known-distance/{key}/{control}",
+            f"the measured {key} of a smoothed p* is its closed form, but {note}",
+            "finite",
+            "-",
+            "control",
+            error,
+            1e-12,
+        )

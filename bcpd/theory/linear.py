@@ -1,0 +1,91 @@
+"""Classes of functions linear in their parameters, and exact minimisers in them: where statements are tried.
+
+A class is a design matrix ``(n, p)``: logits are ``design @ theta`` for K - 1 classes, and 0 for the last. Rows
+``[x, 1]`` make the linear softmax (a restricted class); indicator rows the table with free logits for every x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from bcpd.seeds import generator
+
+__all__ = ["linear_design", "logits", "minimise", "table_design"]
+
+
+def linear_design(x: Tensor) -> Tensor:
+    """Rows ``[x, 1]``, ``(n, d + 1)``: linear softmax."""
+    return torch.cat([x, torch.ones_like(x[:, :1])], 1)
+
+
+def table_design(x: Tensor) -> Tensor:
+    """Indicators of the distinct rows of x, ``(n, points)``: the unrestricted class on finite X."""
+    points, inverse = torch.unique(x, dim=0, return_inverse=True)
+    return torch.nn.functional.one_hot(inverse, len(points)).double()
+
+
+def logits(design: Tensor, theta: Tensor) -> Tensor:
+    """``(n, K)`` logits of the parameters ``(p, K - 1)``, the last class's fixed at 0."""
+    free = design @ theta
+    return torch.cat([free, torch.zeros_like(free[:, :1])], 1)
+
+
+def minimise(
+    risk: Callable[[Tensor], Tensor], weights: Tensor, design: Tensor, num_classes: int, seed: int, starts: int = 4
+) -> Tensor:
+    r"""The parameters of the lowest of several local minima of :math:`\sum_i w_i\, risk_i(z_i)`.
+
+    Trust-region Newton with exact derivatives: the Hessian of a function of linear logits is
+    :math:`\sum_i w_i\, a_i a_i^\top \otimes \nabla^2 risk_i(z_i)`, which takes K - 1 backward passes over the logits.
+    The Brier risk of a linear softmax is not convex, hence the starts: 0, and ``starts - 1`` random ones that depend
+    on the seed only, so that two risks are minimised from the same places.
+
+    Args:
+        risk: logits ``(n, K)`` -> ``(n,)``, row by row, twice differentiable.
+        weights: ``(n,)``; design: ``(n, p)``.
+    Returns:
+        theta ``(p, K - 1)``, float64.
+    """
+    shape = (design.shape[1], num_classes - 1)
+    size = shape[0] * shape[1]
+
+    def at(theta: Any) -> Tensor:
+        return logits(design, torch.tensor(theta).reshape(shape)).requires_grad_()
+
+    def value_and_gradient(theta: Any) -> tuple[float, Any]:
+        z = at(theta)
+        total = weights @ risk(z)
+        (slope,) = torch.autograd.grad(total, z)
+        return float(total.detach()), (design.T @ slope[:, :-1]).reshape(-1).numpy()
+
+    def hessian(theta: Any) -> Any:
+        z = at(theta)
+        (slope,) = torch.autograd.grad(weights @ risk(z), z, create_graph=True)
+        blocks = torch.empty(*shape, *shape, dtype=torch.float64)
+        for k in range(shape[1]):
+            (curvature,) = torch.autograd.grad(slope[:, k].sum(), z, retain_graph=True)
+            for j in range(shape[1]):
+                blocks[:, k, :, j] = design.T @ (design * curvature[:, j, None])
+        return blocks.reshape(size, size).numpy()
+
+    draw = generator(seed, "minimise")
+    best, lowest = torch.zeros(shape, dtype=torch.float64), np.inf
+    for start in range(starts):
+        first = torch.randn(size, generator=draw, dtype=torch.float64) if start else torch.zeros(size).double()
+        result = minimize(
+            value_and_gradient,
+            first.numpy(),
+            jac=True,
+            hess=hessian,
+            method="trust-exact",
+            options={"gtol": 1e-11, "maxiter": 200},
+        )
+        if result.fun < lowest - 1e-13:
+            best, lowest = torch.tensor(result.x).reshape(shape), float(result.fun)
+    return best

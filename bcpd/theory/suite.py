@@ -1,0 +1,174 @@
+"""All checks of a level, in the worlds they are made for, with every negative control that applies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from bcpd.mixtures import FiniteMixture, GaussianMixture
+from bcpd.seeds import derive, generator
+from bcpd.theory import claims
+from bcpd.theory.check import Check
+from bcpd.theory.claims import GradientOf, Result
+from bcpd.theory.data_checks import data_checks
+from bcpd.theory.versions import CONTROLS, MATRIX, Version, version
+from bcpd.theory.worlds import World, finite_world, quadrature_world, rational_world, sample_world
+
+__all__ = ["LEVELS", "STATEMENTS", "contaminated_line", "run_checks"]
+
+LEVELS = ("quick", "full")
+
+STATEMENTS = {
+    "risk-identity": "E l(y, q) = E H(p*) + E d(p*, q) for a network q",
+    "gradient-identity": "the gradient that the trainer follows is the gradient of E d(p*, q)",
+    "minimiser-equality": "argmin E l(y, q) = argmin E d(p*, q) in a class that misses p*",
+    "minimiser-is-bayes": "argmin E l(y, q) is p* in a class that contains p*",
+    "own-metric": "when the class misses p*, this loss's minimiser is strictly closer to p* in this loss's own metric",
+}
+
+
+@dataclass(frozen=True)
+class _Worlds:
+    """The worlds of one repetition. ``missing``: linear softmax misses p*; ``containing``: it contains p*."""
+
+    any: list[World]
+    missing: list[World]
+    containing: list[World]
+
+
+def run_checks(level: str, seed: int, gradient_of: GradientOf) -> Iterator[Check]:
+    """Run the suite, yielding every check as it is done.
+
+    Args:
+        level: ``quick``, or ``full`` (more repetitions, nodes and points).
+        seed: of every random network, world and sample.
+        gradient_of: the gradient that the trainer follows, :func:`bcpd.train.followed_gradient`.
+    Raises:
+        ValueError: an unknown level.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {LEVELS}, received {level!r}")
+    for repetition in range(1 if level == "quick" else 5):
+        root = derive(seed, "verify", repetition)
+        worlds = _worlds(level, root)
+        for claim in MATRIX:
+            for column, loss in enumerate(("ce", "mse")):
+                yield from _try_claim(claim, loss, column, worlds, root, gradient_of, repetition)
+    yield from data_checks(level, seed)
+
+
+def _try_claim(
+    claim: str, loss: str, column: int, worlds: _Worlds, seed: int, gradient_of: GradientOf, repetition: int
+) -> Iterator[Check]:
+    places = {
+        "minimiser-equality": worlds.missing,
+        "own-metric": worlds.missing,
+        "minimiser-is-bayes": worlds.containing,
+    }
+    suffix = f"#{repetition + 1}" if repetition else ""
+    for number, world in enumerate(places.get(claim, worlds.any)):
+        identifier = f"{claim}/{loss}/{world.name}{suffix}"
+        value, bound = _evaluate(claim, loss, None, world, worlds.containing[number], seed, gradient_of)
+        yield Check.of(identifier, STATEMENTS[claim], world.name, loss, "claim", value, bound)
+        for control, effects in MATRIX[claim].items():
+            effect = effects[column]
+            if effect == "-" or (control == "realised_labels" and world.kind != "exact"):
+                continue
+            if world.kind == "monte_carlo" and claim in _NO_SUCH_CONTROL and control in _NO_SUCH_CONTROL[claim]:
+                continue
+            value, bound = _evaluate(claim, loss, control, world, worlds.containing[number], seed, gradient_of)
+            if effect == "fails":
+                statement = f"{STATEMENTS[claim]}, but {CONTROLS[control]}"
+                yield Check.of(f"{identifier}/{control}", statement, world.name, loss, "control", value, bound)
+            else:
+                statement = f"{STATEMENTS[claim]}, also where {CONTROLS[control]}"
+                yield Check.of(f"{identifier}/{control}", statement, world.name, loss, "claim", value, bound)
+
+
+# at q = p* itself, or at a minimiser found without labels, these leave the Monte Carlo statistic as it is
+_NO_SUCH_CONTROL = {
+    "minimiser-is-bayes": frozenset({"dropped_constant", "over_K", "swapped_arguments"}),
+    "minimiser-equality": frozenset({"dropped_constant", "over_K"}),
+}
+
+
+def _evaluate(
+    claim: str, loss: str, control: str | None, world: World, containing: World, seed: int, gradient_of: GradientOf
+) -> Result:
+    tried = version(loss, control)
+    if claim == "risk-identity":
+        return claims.risk_identity(tried, world, seed)
+    if claim == "gradient-identity":
+        return claims.gradient_identity(tried, world, seed, gradient_of)
+    if claim == "minimiser-equality":
+        return claims.minimiser_equality(tried, world, seed)
+    if claim == "minimiser-is-bayes":
+        return claims.minimiser_is_bayes(tried, world, seed)
+    rival: Version = version("mse" if loss == "ce" else "ce")
+    divergence = version(loss).divergence
+    place = containing if control == "well_specified" else world
+    if control == "swapped_arguments":
+        divergence = tried.divergence
+    return claims.own_metric(tried, rival, divergence, place, seed, sign=-1.0 if control == "reversed" else 1.0)
+
+
+def contaminated_line() -> GaussianMixture:
+    """Two classes on a line, one with a small outlying component on the far side of the other.
+
+    Linear softmax misses p*: the outliers pull a logarithmic loss more than a square one (theory of misspecified
+    projections).
+    """
+    return GaussianMixture(
+        means=[[[-1.0], [5.0]], [[1.0], [1.0]]], covariance=1.0, weights=[[0.9, 0.1], [0.5, 0.5]], priors=[0.5, 0.5]
+    )
+
+
+def _worlds(level: str, seed: int) -> _Worlds:
+    nodes, n = (128, 20_000) if level == "quick" else (160, 100_000)
+    plane_nodes = 64 if level == "quick" else 96
+    draw = generator(seed, "worlds")
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    line = GaussianMixture(means=[[-1.2], [0.3], [1.5]], covariance=1.0, priors=[0.5, 0.2, 0.3])
+    plane = GaussianMixture(means=normal(3, 2), covariance=[[1.0, 0.3], [0.3, 1.5]], priors=[0.3, 0.3, 0.4])
+    curved_plane = GaussianMixture(
+        means=[[[-1.5, -0.5], [1.5, 0.5]], [[0.5, 1.0], [0.5, -1.0]]], covariance=0.8, priors=[0.4, 0.6]
+    )
+    space = GaussianMixture(means=1.5 * normal(3, 30) / 30**0.5, covariance=1.0, priors=[0.5, 0.3, 0.2])
+    # the second component of class 0 lies beyond class 1: no linear rule has this p*
+    direction = torch.zeros(1, 1, 30, dtype=torch.float64)
+    direction[..., 0] = 1.0
+    curved_space = GaussianMixture(
+        means=torch.tensor([[[-1.0], [4.0]], [[1.0], [1.5]]]).double() * direction,
+        covariance=1.0,
+        weights=[[0.8, 0.2], [0.5, 0.5]],
+        priors=[0.5, 0.5],
+    )
+    rational = rational_world(seed)
+    table = FiniteMixture(normal(7).softmax(-1), (1.5 * normal(7, 3)).softmax(-1), points=normal(7, 2))
+    logits = table.support()[0] @ normal(2, 3) + normal(3)
+    inside = FiniteMixture(table.support()[1], logits.softmax(-1), points=table.support()[0])
+    return _Worlds(
+        any=[
+            rational,
+            quadrature_world(line, nodes, "quadrature 1-D"),
+            quadrature_world(plane, plane_nodes, "quadrature 2-D"),
+            sample_world(space, n, seed, "Monte Carlo 30-D"),
+        ],
+        missing=[
+            finite_world(table),
+            quadrature_world(contaminated_line(), nodes, "quadrature 1-D"),
+            quadrature_world(curved_plane, plane_nodes // 2, "quadrature 2-D"),
+            sample_world(curved_space, 5 * n, seed, "Monte Carlo 30-D"),
+        ],
+        containing=[
+            finite_world(inside),
+            quadrature_world(line, nodes, "quadrature 1-D"),
+            quadrature_world(plane, plane_nodes // 2, "quadrature 2-D"),
+            sample_world(space, 2 * n, seed, "Monte Carlo 30-D"),
+        ],
+    )
