@@ -36,7 +36,7 @@ def solve_separation(error_at: Callable[[float], float], target: float, monotone
         if error(near) == target:
             return near
         if (error(near) - target) * (error(far) - target) < 0:
-            return float(brentq(lambda s: error(s) - target, near, far, xtol=1e-9, rtol=1e-10))
+            return float(brentq(lambda s: error(s) - target, near, far, xtol=1e-8, rtol=1e-8))
     scanned = [error(s) for step in steps for s in step]
     raise _unreachable(target, min(scanned), max(scanned))
 

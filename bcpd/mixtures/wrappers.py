@@ -172,7 +172,8 @@ class Superclasses(_Channel):
 class PriorShift(_Wrapper):
     r"""The same class-conditional densities under other priors: :math:`p'_k \propto p^*_k\, \pi'_k / \pi_k`.
 
-    The law of x changes with the priors, also the weights of a finite X.
+    The law of x changes with the priors, also the weights of a finite X. At points of a finite X that have weight 0 and
+    only classes of prior 0, where any row is a version of the conditional probability, p* stays as it was.
 
     Args:
         mixture: with K classes.
@@ -202,7 +203,10 @@ class PriorShift(_Wrapper):
         return self.mixture.sample_given(y, generator)
 
     def _log_posterior_rows(self, x: Tensor) -> Tensor:
-        return (self.mixture._log_posterior_rows(x) + self._ratios.log().to(x.device)).log_softmax(-1)
+        base = self.mixture._log_posterior_rows(x)
+        shifted = base + self._ratios.log().to(x.device)
+        nowhere = shifted.amax(-1, keepdim=True) == -torch.inf
+        return torch.where(nowhere, base, shifted.log_softmax(-1))
 
     def support(self) -> tuple[Tensor, Tensor] | None:
         r"""The same points with weights :math:`w'_i = w_i \sum_k p^*_k(x_i)\, \pi'_k / \pi_k`."""

@@ -41,11 +41,9 @@ def _gaussian(spec: Spec, x: Row) -> Row:
     for k, prior in enumerate(spec["priors"]):
         means = [spec["means"][k]] if single else spec["means"][k]
         weights = [1.0] if single else spec["weights"][k]
-        terms = [
-            mpmath.mpf(w) * _density(spec, k, c, mean, x)
-            for c, (w, mean) in enumerate(zip(weights, means, strict=True))
-        ]
-        joint.append(mpmath.mpf(prior) * mpmath.fsum(terms))
+        densities = [_density(spec, k, c, mean, x) for c, mean in enumerate(means)]
+        inside = mpmath.fsum(mpmath.mpf(w) * f for w, f in zip(weights, densities, strict=True))
+        joint.append(mpmath.mpf(prior) * inside)
     return _normalised(joint)
 
 
