@@ -153,12 +153,40 @@ def test_judging_a_regression_on_its_own_points_would_cheat() -> None:
     true_calibration = ((q - c) ** 2).sum(1).mean()
     _, calibration, _ = sampled(torch.from_numpy(p), torch.from_numpy(q))
     assert calibration.value < true_calibration + 5 * calibration.stderr
+    # shrinkage: unguarded trees would fit noise, and their bound would be uselessly low
+    assert calibration.value > true_calibration - 0.001
     fit = decomposition._recalibration(p, np.log(q), 0)
     # the guard against fitted noise must be lifted to see the trees cheat
     greedy = decomposition._Recalibration(fit.temperature, fit.bias, fit.trees, 1.0)
     r, g = p - q, greedy(np.log(q))
     in_sample = (2 * r * g - g**2).sum(1)
     assert in_sample.mean() > true_calibration + 8 * in_sample.std() / math.sqrt(len(p))
+
+
+def test_a_wave_is_found_by_regression_and_not_by_its_own_noise() -> None:
+    """c - q is a wave that no temperature repairs, under noise as large as the regression can overfit."""
+    rng = np.random.default_rng(0)
+    u, sign = rng.uniform(0.4, 0.6, 8_000), rng.choice([-1.0, 1.0], 8_000)
+    wave = 0.1 * np.sin(80 * u)
+    p = u + wave + 0.29 * sign
+    _, calibration, _ = sampled(*(torch.from_numpy(np.stack([v, 1 - v], 1)) for v in (p, u)))
+    true_calibration = 2 * (wave**2).mean()
+    assert 0.7 * true_calibration < calibration.value < true_calibration + 3 * calibration.stderr
+    bayes, log_q = np.stack([p, 1 - p], 1), np.log(np.stack([u, 1 - u], 1))
+    r, g = bayes - np.exp(log_q), decomposition._recalibration(bayes, log_q, 0)(log_q)
+    in_sample = (2 * r * g - g**2).sum(1)
+    assert in_sample.mean() > true_calibration + 3 * calibration.stderr
+
+
+def test_a_sorted_file_is_shuffled() -> None:
+    """Sorted by what q does not see, each end of the file would mislead the judgement of the other."""
+    bayes, q = _half_seen(4_000, 0)
+    order = (bayes[:, 0] - 0.75 * q[:, 0]).argsort()
+    _, calibration, _ = sampled(bayes[order], q[order])
+    assert calibration.value == pytest.approx(2 * 0.1**2 * SECOND_MOMENT, abs=5 * calibration.stderr)
+    fit = decomposition.CrossFit(0)
+    fit.add(bayes[order].log(), q[order].log())
+    assert fit.parts()[0].value < 0
 
 
 def test_points_beyond_the_kept_ones_are_judged_by_both_fits(monkeypatch: pytest.MonkeyPatch) -> None:
