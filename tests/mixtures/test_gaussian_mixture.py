@@ -67,7 +67,7 @@ def scipy_log_density(mixture: GaussianMixture, x: Tensor) -> Tensor:
 forms = st.sampled_from(["scalar", "diagonal", "matrix", "class", "component"])
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
+@settings(derandomize=True, deadline=None, max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3), st.integers(1, 4), forms)
 def test_densities_and_posterior_agree_with_scipy(seed: int, classes: int, components: int, d: int, form: str) -> None:
     mixture = random_mixture(seed, classes, components, d, form)
@@ -78,7 +78,7 @@ def test_densities_and_posterior_agree_with_scipy(seed: int, classes: int, compo
     torch.testing.assert_close(mixture.log_posterior(x), joint.log_softmax(-1), rtol=1e-9, atol=1e-9)
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
+@settings(derandomize=True, deadline=None, max_examples=15)
 @given(st.integers(0, 2**32 - 1), forms, st.floats(0, 12))
 def test_rows_stay_probabilities_however_far_x(seed: int, form: str, exponent: float) -> None:
     mixture = random_mixture(seed, 3, 2, 3, form)

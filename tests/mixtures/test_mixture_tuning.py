@@ -37,7 +37,7 @@ def test_noise_bounds_the_reachable_range_from_below() -> None:
 
 
 def test_tuning_scales_the_means_about_their_centre_and_nothing_else() -> None:
-    mixture = GaussianMixture([[[5.0, 0.0], [6.0, 1.0]], [[9.0, 2.0], [7.0, 7.0]]], 1.0, priors=[0.25, 0.75])
+    mixture = GaussianMixture([[[5.0, 0.0], [6.0, 1.0]], [[9.0, 4.0], [7.0, 2.0]]], 1.0, priors=[0.25, 0.75])
     tuned = mixture.tuned(0.2)
 
     def centre(m: GaussianMixture) -> torch.Tensor:
