@@ -4,6 +4,7 @@ A predictor is a callable, a torch module, a scikit-learn classifier or a file o
 with the few methods of :class:`KnownPosterior`.
 """
 
+from bcpd.measure.labels import label_scores
 from bcpd.measure.metrics import compare, compare_probabilities, distance, distance_of_probabilities
 from bcpd.measure.points import KnownPosterior
 from bcpd.measure.predictors import LogPredictor, Predict, as_predictor
@@ -17,4 +18,5 @@ __all__ = [
     "compare_probabilities",
     "distance",
     "distance_of_probabilities",
+    "label_scores",
 ]

@@ -126,7 +126,7 @@ def contaminated_line() -> GaussianMixture:
 
 
 def _worlds(level: str, seed: int) -> _Worlds:
-    nodes, n = (128, 20_000) if level == "quick" else (160, 100_000)
+    nodes, n = (128, 60_000) if level == "quick" else (160, 200_000)
     plane_nodes = 64 if level == "quick" else 96
     draw = generator(seed, "worlds")
 
@@ -163,12 +163,12 @@ def _worlds(level: str, seed: int) -> _Worlds:
             finite_world(table),
             quadrature_world(contaminated_line(), nodes, "quadrature 1-D"),
             quadrature_world(curved_plane, plane_nodes // 2, "quadrature 2-D"),
-            sample_world(curved_space, 5 * n, seed, "Monte Carlo 30-D"),
+            sample_world(curved_space, 2 * n, seed, "Monte Carlo 30-D"),
         ],
         containing=[
             finite_world(inside),
             quadrature_world(line, nodes, "quadrature 1-D"),
             quadrature_world(plane, plane_nodes // 2, "quadrature 2-D"),
-            sample_world(space, 2 * n, seed, "Monte Carlo 30-D"),
+            sample_world(space, n, seed, "Monte Carlo 30-D"),
         ],
     )

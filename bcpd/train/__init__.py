@@ -1,6 +1,7 @@
 """One trainer for teachers and students, toys and images."""
 
 from bcpd.train.checkpoint import CheckpointError
+from bcpd.train.evaluation import log_probabilities
 from bcpd.train.fit import Progress, fit
 from bcpd.train.fitted import Fitted, ReadOut
 from bcpd.train.one_step import followed_gradient
@@ -18,4 +19,5 @@ __all__ = [
     "Step",
     "fit",
     "followed_gradient",
+    "log_probabilities",
 ]

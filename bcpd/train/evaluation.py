@@ -13,7 +13,7 @@ from bcpd.data import InMemory
 from bcpd.distill import Method
 from bcpd.losses import LOSSES
 
-__all__ = ["EvaluationSet", "PathMetrics"]
+__all__ = ["EvaluationSet", "PathMetrics", "log_probabilities"]
 
 CHUNK_ELEMENTS = 2**18  # inputs of one forward pass, counted in numbers
 
@@ -129,3 +129,18 @@ class PathMetrics:
     def _add_agreement(self, metrics: dict[str, Tensor], logits: Tensor) -> None:
         if self.teacher_choice is not None:
             metrics["agreement"] = _where_defined(logits, logits.argmax(-1) == self.teacher_choice).mean(-1)
+
+
+@torch.no_grad()
+def log_probabilities(net: nn.Module, source: InMemory) -> Tensor:
+    """Log-softmax of a network's logits at every example of a source, unaugmented: float64 ``(N, K)``.
+
+    For a network with a read-out of its own, give :meth:`bcpd.train.Fitted.teacher`: its logits are log-probabilities
+    already, and log-softmax leaves those as they are.
+    """
+    index = torch.arange(len(source), device=source.device)
+    training = net.training
+    net.eval()
+    logits = EvaluationSet(source, index).logits(net).double()
+    net.train(training)
+    return logits.log_softmax(-1)

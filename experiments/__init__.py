@@ -1,0 +1,1 @@
+"""Named experiments: each a specification with defaults, and a function that runs it and returns stored results."""
