@@ -17,7 +17,7 @@ from bcpd.theory.claims import random_network
 from bcpd.theory.linear import linear_design, logits, minimise
 from bcpd.theory.suite import contaminated_line
 from bcpd.theory.versions import version
-from bcpd.theory.worlds import rational_world, quadrature_world
+from bcpd.theory.worlds import quadrature_world, rational_world
 
 __all__ = ["pictures"]
 
@@ -158,9 +158,11 @@ def _rounded(values: Tensor, digits: int) -> Any:
     """Nested lists; the rounding is done on Python floats, so that 0.1 is written 0.1."""
     if values.ndim == 0:
         return _number(values, digits)
-    return [_rounded(value, digits) for value in values] if values.ndim > 1 else [
-        round(value, digits) for value in values.tolist()
-    ]
+    return (
+        [_rounded(value, digits) for value in values]
+        if values.ndim > 1
+        else [round(value, digits) for value in values.tolist()]
+    )
 
 
 def _number(value: Tensor | float, digits: int) -> float:
