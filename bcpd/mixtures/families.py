@@ -75,7 +75,7 @@ def _finite() -> FiniteMixture:
 
 def _label_noise() -> LabelNoise:
     transition = [[0.8, 0.15, 0.05], [0.0, 0.9, 0.1], [0.25, 0.05, 0.7]]
-    return LabelNoise(_gaussian_2d_shared(), transition)
+    return LabelNoise(_gaussian_1d(), transition)
 
 
 def _superclasses() -> Superclasses:
