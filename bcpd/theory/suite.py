@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
 from bcpd.mixtures import FiniteMixture, GaussianMixture
 from bcpd.seeds import derive, generator
 from bcpd.theory import claims
-from bcpd.theory.check import Check
+from bcpd.theory.check import Check, Role
 from bcpd.theory.claims import GradientOf, Result
 from bcpd.theory.data_checks import data_checks
 from bcpd.theory.versions import CONTROLS, MATRIX, Version, version
-from bcpd.theory.worlds import World, finite_world, quadrature_world, rational_world, sample_world
+from bcpd.theory.worlds import Kind, World, finite_world, quadrature_world, rational_world, sample_world
 
-__all__ = ["LEVELS", "STATEMENTS", "contaminated_line", "run_checks"]
+__all__ = ["LEVELS", "STATEMENTS", "contaminated_line", "count_checks", "run_checks"]
 
 LEVELS = ("quick", "full")
+REPETITIONS = {"quick": 1, "full": 5}
+LOSSES_CHECKED = ("ce", "mse")
 
 STATEMENTS = {
     "risk-identity": "E l(y, q) = E H(p*) + E d(p*, q) for a network q",
@@ -50,17 +53,36 @@ def run_checks(level: str, seed: int, gradient_of: GradientOf) -> Iterator[Check
     """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {LEVELS}, received {level!r}")
-    for repetition in range(1 if level == "quick" else 5):
+    for repetition in range(REPETITIONS[level]):
         root = derive(seed, "verify", repetition)
         worlds = _worlds(level, root)
-        for claim in MATRIX:
-            for column, loss in enumerate(("ce", "mse")):
-                yield from _try_claim(claim, loss, column, worlds, root, gradient_of, repetition)
-    yield from data_checks(level, seed)
+        for claim, loss in product(MATRIX, LOSSES_CHECKED):
+            yield from _try_claim(claim, loss, worlds, root, gradient_of, repetition)
+    for check in data_checks(level, seed):
+        yield check()
+
+
+def count_checks(level: str) -> int:
+    """How many checks :func:`run_checks` yields."""
+    kinds: tuple[Kind, ...] = ("exact", "quadrature", "quadrature", "monte_carlo")
+    theory = sum(1 + len(_controls(*each)) for each in product(MATRIX, LOSSES_CHECKED, kinds))
+    return REPETITIONS[level] * theory + len(data_checks(level, 0))
+
+
+def _controls(claim: str, loss: str, kind: Kind) -> list[tuple[str, str]]:
+    """The controls of the matrix that are tried in a world of this kind, with their effect."""
+    column = LOSSES_CHECKED.index(loss)
+    return [
+        (control, effects[column])
+        for control, effects in MATRIX[claim].items()
+        if effects[column] != "-"
+        and not (control == "realised_labels" and kind != "exact")
+        and not (kind == "monte_carlo" and control in _NO_SUCH_CONTROL.get(claim, ()))
+    ]
 
 
 def _try_claim(
-    claim: str, loss: str, column: int, worlds: _Worlds, seed: int, gradient_of: GradientOf, repetition: int
+    claim: str, loss: str, worlds: _Worlds, seed: int, gradient_of: GradientOf, repetition: int
 ) -> Iterator[Check]:
     places = {
         "minimiser-equality": worlds.missing,
@@ -68,23 +90,16 @@ def _try_claim(
         "minimiser-is-bayes": worlds.containing,
     }
     suffix = f"#{repetition + 1}" if repetition else ""
-    for number, world in enumerate(places.get(claim, worlds.any)):
+    for world, containing in zip(places.get(claim, worlds.any), worlds.containing, strict=True):
         identifier = f"{claim}/{loss}/{world.name}{suffix}"
-        value, bound = _evaluate(claim, loss, None, world, worlds.containing[number], seed, gradient_of)
+        value, bound = _evaluate(claim, loss, None, world, containing, seed, gradient_of)
         yield Check.of(identifier, STATEMENTS[claim], world.name, loss, "claim", value, bound)
-        for control, effects in MATRIX[claim].items():
-            effect = effects[column]
-            if effect == "-" or (control == "realised_labels" and world.kind != "exact"):
-                continue
-            if world.kind == "monte_carlo" and claim in _NO_SUCH_CONTROL and control in _NO_SUCH_CONTROL[claim]:
-                continue
-            value, bound = _evaluate(claim, loss, control, world, worlds.containing[number], seed, gradient_of)
-            if effect == "fails":
-                statement = f"{STATEMENTS[claim]}, but {CONTROLS[control]}"
-                yield Check.of(f"{identifier}/{control}", statement, world.name, loss, "control", value, bound)
-            else:
-                statement = f"{STATEMENTS[claim]}, also where {CONTROLS[control]}"
-                yield Check.of(f"{identifier}/{control}", statement, world.name, loss, "claim", value, bound)
+        for control, effect in _controls(claim, loss, world.kind):
+            value, bound = _evaluate(claim, loss, control, world, containing, seed, gradient_of)
+            role: Role = "control" if effect == "fails" else "claim"
+            link = "but" if role == "control" else "also where"
+            statement = f"{STATEMENTS[claim]}, {link} {CONTROLS[control]}"
+            yield Check.of(f"{identifier}/{control}", statement, world.name, loss, role, value, bound)
 
 
 # at q = p* itself, or at a minimiser found without labels, these leave the Monte Carlo statistic as it is
