@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
 __all__ = ["Estimate", "EstimateMethod"]
 
@@ -38,7 +38,7 @@ class Estimate:
         """Normal interval ``value -+ z * stderr`` at the given two-sided confidence in (0, 1)."""
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must lie in (0, 1), received {confidence}")
-        half = float(norm.ppf(0.5 + confidence / 2)) * self.stderr
+        half = float(ndtri(0.5 + confidence / 2)) * self.stderr
         return self.value - half, self.value + half
 
     def __str__(self) -> str:
