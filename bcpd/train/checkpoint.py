@@ -66,7 +66,8 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], record: Mapping[
     # cloned, since the format refuses tensors that share memory (tied weights)
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(finite({"format": FORMAT, **record}), allow_nan=False)
-    write_bytes(path, save(flat, {"bcpd": text, "digest": _digest(flat, text)}))
+    # one entry, since the format keeps several in no order: equal contents are equal bytes
+    write_bytes(path, save(flat, {"bcpd": f"{_digest(flat, text)} {text}"}))
 
 
 def read_checkpoint(path: Path, identity: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -86,10 +87,10 @@ def read_checkpoint(path: Path, identity: str | None = None) -> tuple[dict[str, 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint (damaged or truncated?): {error}") from None
-    text = metadata.get("bcpd")
-    if text is None:
+    if "bcpd" not in metadata:
         raise CheckpointError(f"{path} is a safetensors file, but not one that bcpd wrote: it has no bcpd record")
-    if metadata.get("digest") != _digest(tensors, text):
+    digest, _, text = metadata["bcpd"].partition(" ")
+    if digest != _digest(tensors, text):
         raise CheckpointError(f"{path} is damaged: its contents do not match the digest stored with them")
     record: dict[str, Any] = json.loads(text)
     if record.get("format") != FORMAT:

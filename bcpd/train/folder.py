@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -129,9 +130,13 @@ class RunFolder:
             self.folder / "done.json",
             {"identity": self.identity, "checkpoints": sorted(fitted.states), "metrics": _digest(rows)},
         )
-        self._resume_path.unlink(missing_ok=True)
-        for left_by_a_kill in self.folder.rglob(".*.part"):
-            left_by_a_kill.unlink(missing_ok=True)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a finished run needs no more: its resume state, and halves of files that a kill left."""
+        with contextlib.suppress(OSError):  # a finished run may lie where nothing can be written
+            for path in (self._resume_path, *self.folder.rglob(".*.part")):
+                path.unlink(missing_ok=True)
 
     def read(self, net: nn.Module, method: Method) -> Fitted:
         """The finished run, with ``net`` and ``method`` holding its last weights."""
@@ -156,4 +161,5 @@ class RunFolder:
         net.load_state_dict(states["last"])
         if (self.folder / "method.safetensors").exists():
             method.load_state_dict(read_checkpoint(self.folder / "method.safetensors", self.identity)[0])
+        self._sweep()
         return Fitted(net.eval(), method, history, states, epochs, self.identity)
