@@ -108,6 +108,8 @@ class Recipe:
             raise ValueError(f"momentum must lie in [0, 1), received {self.momentum}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum > 0, received 0")
+        if not isinstance(self.schedule, Constant | Step | Cosine):
+            raise ValueError(f"schedule must be Constant, Step or Cosine, received {self.schedule!r}")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation must be a share in [0, 1), received {self.validation}")
 
