@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from sklearn.datasets import load_digits
 
 from bcpd.data.images import Images
 from bcpd.data.stratified import stratified_subset
@@ -28,6 +27,8 @@ def digits(split: Literal["train", "test"]) -> Images:
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be one of ['test', 'train'], received {split!r}")
+    from sklearn.datasets import load_digits  # here, since it takes seconds to import
+
     bunch = load_digits()
     x = torch.from_numpy(bunch.images * _GREY_STEP).to(torch.uint8)[:, None]
     y = torch.from_numpy(bunch.target).to(torch.int64)

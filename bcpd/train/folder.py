@@ -128,7 +128,7 @@ class RunFolder:
             write_checkpoint(self.folder / "method.safetensors", adapters, {"identity": self.identity})
         write_json(
             self.folder / "done.json",
-            {"identity": self.identity, "checkpoints": sorted(fitted.states), "metrics": _digest(rows)},
+            {"identity": self.identity, "checkpoints": list(fitted.states), "metrics": _digest(rows)},
         )
         self._sweep()
 

@@ -1,0 +1,152 @@
+"""The command line from outside: exit statuses, files, and sentences instead of tracebacks."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bcpd import cli
+from bcpd.mixtures import FAMILIES, paper_toy
+from bcpd.theory import Check
+
+
+def _one_claim(holds: bool, role: str) -> Check:
+    return Check.of("risk-identity/ce/finite X", "a statement", "finite X", "ce", role, 0.0 if holds else 1.0, 0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("checks", "status"),
+    [
+        ([(True, "claim"), (False, "control")], 0),
+        ([(False, "claim"), (False, "control")], 1),
+        ([(True, "claim"), (True, "control")], 1),
+        ([], 1),
+    ],
+)
+def test_verify_succeeds_only_if_claims_hold_and_controls_fail(
+    checks: list[tuple[bool, str]], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def few(*_: object) -> Iterator[Check]:
+        return iter([_one_claim(*check) for check in checks])
+
+    monkeypatch.setattr("bcpd.theory.run_checks", few)
+    json_path, report = tmp_path / "verify.json", tmp_path / "report.html"
+    assert cli.main(["verify", "--json", str(json_path), "--report", str(report)]) == status
+    stored = json.loads(json_path.read_text())
+    assert stored["ok"] is (status == 0)
+    assert len(stored["checks"]) == len(checks)
+    for check in stored["checks"]:
+        assert {"id", "statement", "world", "loss", "role", "value", "bound", "holds"} <= check.keys()
+    assert "<svg" in report.read_text()
+
+
+@pytest.mark.slow
+def test_verify_runs_as_a_command_and_writes_its_report(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bcpd", "verify", "--json", "verify.json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "negative controls fail: verified" in done.stdout
+    stored = json.loads((tmp_path / "verify.json").read_text())
+    assert stored["ok"] is True
+    assert all(check["holds"] == (check["role"] == "claim") for check in stored["checks"])
+    assert (tmp_path / "report.html").exists()
+
+
+def test_sampled_points_measured_with_their_own_posterior_are_at_distance_zero(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points, own, uniform = tmp_path / "points.npz", tmp_path / "own.npy", tmp_path / "uniform.csv"
+    assert (
+        cli.main(["sample", "--mixture", "gaussian-2d-shared", "--n", "500", "--seed", "3", "--out", str(points)]) == 0
+    )
+    with np.load(points, allow_pickle=False) as file:
+        x = file["x"]
+    mixture = FAMILIES["gaussian-2d-shared"]()
+    assert np.array_equal(x, mixture.sample(500, 3)[0].numpy())
+    np.save(own, mixture.posterior(x).numpy())
+    np.savetxt(uniform, np.full((500, 3), 1 / 3), delimiter=",")
+    result = tmp_path / "distance.json"
+    assert cli.main(["measure", str(points), str(own), "--versus", str(uniform), "--json", str(result)]) == 0
+    first, second, difference = json.loads(result.read_text()).values()
+    assert first["mse"]["value"] == pytest.approx(0, abs=1e-25)
+    expected = float((mixture.posterior(x) - 1 / 3).square().sum(-1).mean())
+    assert second["mse"]["value"] == pytest.approx(expected, rel=1e-12)
+    assert difference["mse"]["value"] == pytest.approx(-expected, rel=1e-9)
+    assert "distance to p*" in capsys.readouterr().out
+
+
+def test_a_mixture_from_a_spec_file(tmp_path: Path) -> None:
+    spec, points = tmp_path / "mixture.json", tmp_path / "points.npz"
+    spec.write_text(json.dumps(paper_toy(num_classes=3, seed=5).spec()))
+    assert cli.main(["sample", "--mixture", str(spec), "--n", "50", "--out", str(points)]) == 0
+
+
+MISTAKES = [
+    (["sample", "--mixture", "nowhere", "--n", "5", "--out", "p.npz"], "mixture must be one of"),
+    (["sample", "--mixture", "finite", "--n", "0", "--out", "p.npz"], "n must be"),
+    (["sample", "--mixture", "finite", "--n", "5", "--out", "p.csv"], "written to an .npz file"),
+    (["measure", "missing.npz", "q.npy"], "no file of points"),
+    (["run", "quickstart", "--draws", "1"], "draws must be at least 2"),
+    (["run", "real", "--dataset", "cifar100"], "needs the folder"),
+    (["run", "real", "--dataset", "cifar10", "--data", "."], "cifar-10"),
+    (["run", "real", "--dataset", "digits", "--rates", "ce"], "--rates must read LOSS=VALUE"),
+    (["run", "real", "--dataset", "digits", "--rates", "l2=0.1"], "--rates knows the losses"),
+    (["run", "real", "--dataset", "digits", "--teacher", "resnet9"], "unknown network 'resnet9'"),
+    (["report", "nowhere"], "no results at nowhere"),
+]
+
+
+@pytest.mark.parametrize(("argv", "sentence"), MISTAKES, ids=[" ".join(argv) for argv, _ in MISTAKES])
+def test_mistakes_are_answered_by_a_sentence_and_status_2(
+    argv: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(argv) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["fly"], ["verify", "--level", "half"], ["run"], ["run", "real", "--epochs", "x"]]
+)
+def test_bad_flags_give_status_2_and_the_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 2
+    assert "usage: bcpd" in capsys.readouterr().err
+
+
+def test_help_gives_status_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert "verify" in capsys.readouterr().out
+
+
+def test_wrong_probability_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = tmp_path / "points.npz"
+    assert cli.main(["sample", "--mixture", "finite", "--n", "200", "--out", str(points)]) == 0
+    for name, array, sentence in (
+        ("logits.npy", np.full((200, 4), 3.0), "rows of probabilities"),
+        ("short.npy", np.full((199, 4), 0.25), "must have shape (200, 4)"),
+        ("objects.npy", np.array([{"a": 1}], dtype=object), "cannot read probabilities"),
+        ("other.txt", np.full((200, 4), 0.25), "must end in .npy, .npz or .csv"),
+    ):
+        path = tmp_path / name
+        with path.open("wb") as file:
+            np.save(file, array, allow_pickle=True)
+        assert cli.main(["measure", str(points), str(path)]) == 2
+        assert sentence in capsys.readouterr().err
+    foreign = tmp_path / "foreign.npz"
+    np.savez(foreign, a=np.zeros(3))
+    assert cli.main(["measure", str(foreign), str(points)]) == 2
+    assert "x, y and mixture" in capsys.readouterr().err
