@@ -40,11 +40,16 @@ def write_text(path: Path | str, content: str) -> None:
 
 
 def write_json(path: Path | str, content: Any) -> None:
-    """:func:`write_text` of indented JSON; non-finite numbers are written as ``"nan"``, ``"inf"`` and ``"-inf"``.
+    """:func:`write_text` of JSON, a line for every entry of the outermost object.
 
-    JSON itself has no such numbers; :func:`float` reads the strings back.
+    JSON has no non-finite numbers: they are written as ``"nan"``, ``"inf"`` and ``"-inf"``, which :func:`float` reads.
     """
-    write_text(path, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
+    plain = finite(content)
+    if isinstance(plain, dict):
+        lines = [f"{json.dumps(str(key))}: {json.dumps(value, allow_nan=False)}" for key, value in plain.items()]
+        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    else:
+        write_text(path, json.dumps(plain, allow_nan=False) + "\n")
 
 
 def finite(content: Any) -> Any:

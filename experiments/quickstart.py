@@ -25,6 +25,15 @@ from bcpd.train import Fitted, Progress, Recipe, fit
 
 __all__ = ["Quickstart", "run"]
 
+PATH_METRICS = (
+    "train_loss",
+    "transfer_mse",
+    "transfer_kl",
+    "fresh_mse",
+    "fresh_kl",
+    "fresh_accuracy",
+    "validation_accuracy",
+)
 ARMS = ("ce", "mse")
 TEACHER_CHECKPOINTS = ("best_score", "last")
 METRICS = (
@@ -242,7 +251,7 @@ def _collect(
     arm: str,
     teacher_checkpoint: str | None,
 ) -> None:
-    """A row for every draw and kept state, and the path of every metric."""
+    """A row for every draw and kept state, and the paths."""
     for checkpoint in fitted.states:
         for draw, metrics in enumerate(fitted.at(checkpoint)):
             rows.append(
@@ -263,13 +272,12 @@ def _collect(
             "teacher_checkpoint": teacher_checkpoint,
             "metrics": {
                 name: [[_short(value) for value in row[name]] for row in fitted.history]
-                for name in ("train_loss", *METRICS)
-                if name in fitted.history[0]
+                for name in PATH_METRICS
             },
         }
     )
 
 
 def _short(value: float) -> float:
-    """Seven significant digits: more than the error bars need, and a third of the file."""
-    return float(f"{value:.7g}")
+    """Five significant digits: more than the error bars need, and half the file."""
+    return float(f"{value:.5g}")
