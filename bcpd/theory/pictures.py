@@ -5,6 +5,7 @@ Nothing is derived here: networks, versions, worlds and minimisers are those tha
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ def _posterior(seed: int, nodes: int = 72, samples: int = 240) -> dict[str, Any]
 def _identity(seed: int) -> dict[str, Any]:
     """Both sides of Theorem 1 for random networks on finite X, and the claimed side of two wrong versions."""
     world = rational_world(seed)
-    gains = torch.linspace(0.3, 2.2, NETWORKS).tolist()
+    gains = torch.linspace(0.3, 1.8, NETWORKS).tolist()
     nets = [random_network(world, derive(seed, "network", number), gain) for number, gain in enumerate(gains)]
     outputs = [net(world.x).logits for net in nets]
     losses: dict[str, Any] = {}
@@ -101,9 +102,8 @@ def _projection(seed: int, nodes: int = 241) -> dict[str, Any]:
     fitted, distances = {}, {}
     for loss in ("ce", "mse"):
         tried = version(loss)
-        theta = minimise(
-            lambda z, tried=tried: tried.label_loss(z, world.y), world.weights, design, world.num_classes, seed
-        )
+        risk = partial(tried.label_loss, target=world.y)
+        theta = minimise(risk, world.weights, design, world.num_classes, seed)
         fitted[loss] = _rounded(tried.readout(logits(linear_design(line), theta))[:, 1], 4)
         reached = tried.readout(logits(design, theta))
         distances[loss] = {

@@ -1,0 +1,179 @@
+"""Which figures belong to a result, with what to look at in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from bcpd.report.quantities import DEFAULT_CHECKPOINT, checkpoint_name
+from bcpd.report.run_figures import distance_path_figure, path_figure, student_figure
+from bcpd.report.style import save_figure
+from bcpd.report.summary_figures import arms_figure, differences_figure
+from bcpd.report.theory_figures import identity_figure, minimiser_figure, posterior_figure, projection_figure
+
+__all__ = ["Illustration", "illustrations", "save_figures"]
+
+VALIDATION = ("validation_accuracy", "validation_brier", "validation_nll")
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """A figure with its words.
+
+    Attributes:
+        name: of its file, without suffix.
+        title: what it shows; caption: what to look at.
+        figure: the figure, or ``None`` where the results hold no data for it; then ``missing`` says so.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure | None
+    missing: str = ""
+
+
+def illustrations(results: Mapping[str, Any]) -> list[Illustration]:
+    """All figures of one result, in the order of the page.
+
+    Args:
+        results: of kind ``verify``, ``quickstart`` or ``real``.
+    Raises:
+        ValueError: an unknown kind.
+    """
+    makers = {"verify": _verify, "quickstart": _quickstart, "real": _real}
+    kind = results.get("kind")
+    if kind not in makers:
+        raise ValueError(f"results must have a kind among {sorted(makers)}, received {kind!r}")
+    return makers[kind](results)
+
+
+def save_figures(results: Mapping[str, Any], folder: Path | str) -> list[Path]:
+    """Write every figure that the results hold data for into a folder, as SVG and PNG; returns the paths.
+
+    Raises:
+        ValueError: an unknown kind.
+        OSError: the folder cannot be written.
+    """
+    written: list[Path] = []
+    for item in illustrations(results):
+        if item.figure is not None:
+            written.extend(save_figure(item.figure, Path(folder) / item.name))
+    return written
+
+
+def _illustration(name: str, title: str, caption: str, make: Callable[[], Figure]) -> Illustration:
+    """Make a figure, or say what kept it from being made."""
+    try:
+        return Illustration(name, title, caption, make())
+    except KeyError as error:
+        return Illustration(name, title, caption, None, f"the results hold no {error.args[0]}")
+    except ValueError as error:
+        return Illustration(name, title, caption, None, str(error))
+
+
+def _verify(results: Mapping[str, Any]) -> list[Illustration]:
+    pictures = results.get("pictures") or {}
+    described: Sequence[tuple[str, str, str, Callable[[Mapping[str, Any]], Figure]]] = (
+        (
+            "posterior",
+            "The object itself: p*(x)",
+            "The colour at x mixes the classes' colours by p*(k | x), known exactly. In pure colours the label is nearly "
+            "certain; where colours blend, points of several classes mix and even the best rule errs. A teacher is close to p* if it paints this map, not only if it finds the black lines.",
+            posterior_figure,
+        ),
+        (
+            "identity",
+            "Theorem 1: the label risk is a constant plus the distance to p*",
+            "Each point is a random network, far from p*. The risk on labels (horizontal) is the entropy of p* plus "
+            "the network's distance to p* (vertical): coloured points lie on the diagonal. The wrong versions do not: "
+            "without the constant all points drop by the same amount, and with the arguments of KL swapped they "
+            "scatter. Swapping changes nothing for the square, which is symmetric.",
+            identity_figure,
+        ),
+        (
+            "projection",
+            "Where p* is out of reach, each loss wins its own metric",
+            "Class 0 has a few outliers on the far side of class 1, so p* falls again on the right, which no linear "
+            "softmax can do. CE pays dearly for confident mistakes and flattens its whole curve for the outliers; MSE "
+            "gives them up and follows p* where most of the data lies. The bars compare their distances to p*.",
+            projection_figure,
+        ),
+        (
+            "minimisers",
+            "Where each loss leads with infinite data",
+            "One p* with three classes, in a corner of the probability triangle. Proper losses (CE, MSE, spherical) "
+            "end exactly at p*. Label smoothing and focal loss are pulled towards uniform, further as their parameter "
+            "grows; MAE runs to the corner of the likeliest class. The square loss on raw logits finds p*, but only "
+            "its projection reads it out: softmax of those logits is far away.",
+            minimiser_figure,
+        ),
+    )
+
+    def of(key: str, make: Callable[[Mapping[str, Any]], Figure]) -> Callable[[], Figure]:
+        return lambda: make(pictures[key])
+
+    return [_illustration(f"verify-{key}", title, caption, of(key, make)) for key, title, caption, make in described]
+
+
+def _quickstart(results: Mapping[str, Any]) -> list[Illustration]:
+    summary = results.get("summary") or []
+    chosen = checkpoint_name(DEFAULT_CHECKPOINT)
+    return [
+        _illustration(
+            "quickstart-distance-paths",
+            "Teachers' distance to p* along training",
+            "After every epoch, mean over draws with a 95 % t band. Dashed: the transfer inputs, on which the student "
+            "will see the teacher and which the teacher was trained on; solid: fresh points. Markers (open on the "
+            f"transfer inputs) stand at the mean epoch of the {chosen}. A line that turns up again belongs to teachers "
+            "that leave p* as they memorise labels: then the epoch at which a teacher is taken decides as well.",
+            lambda: distance_path_figure(results),
+        ),
+        _illustration(
+            "quickstart-students",
+            "Does a closer teacher make a better student?",
+            f"One point a draw and loss: the student's accuracy against its teacher's distance to p*, both at the "
+            f"{chosen}. Lines join the CE and the MSE teacher of the same draw; if closeness decided, they would all "
+            "fall towards the right. Large markers are means with 95 % t-intervals both ways; the band is the student that "
+            "was taught by p* itself.",
+            lambda: student_figure(results),
+        ),
+        _differences("quickstart-differences", summary, "draw"),
+    ]
+
+
+def _real(results: Mapping[str, Any]) -> list[Illustration]:
+    summary = results.get("summary") or []
+    name = f"real-{results.get('dataset', 'data')}"
+    return [
+        _illustration(
+            f"{name}-paths",
+            "Training of the teachers",
+            "Validation accuracy and scores after every epoch, mean over seeds with a 95 % t band; thin lines are the "
+            f"seeds. The marker stands at the mean epoch of the {checkpoint_name(DEFAULT_CHECKPOINT)}. Curves that "
+            "still fall at the right edge belong to a teacher that was not trained to its end.",
+            lambda: path_figure(results, VALIDATION),
+        ),
+        _illustration(
+            f"{name}-arms",
+            "Every arm, with its interval",
+            "Means over seeds with 95 % t-intervals. Arms share their seeds, so overlapping intervals here do not mean "
+            "that a difference is uncertain: that is the next figure.",
+            lambda: arms_figure(summary),
+        ),
+        _differences(f"{name}-differences", summary, "seed"),
+    ]
+
+
+def _differences(name: str, summary: Sequence[Mapping[str, Any]], unit: str) -> Illustration:
+    return _illustration(
+        name,
+        "Paired differences, MSE arm minus CE arm",
+        f"What the two arms of a {unit} share cancels. 95 % t-intervals; an interval that crosses the black line is no "
+        "evidence for either. Points in colour favour the arm of that colour (blue circle: CE, vermilion square: MSE).",
+        lambda: differences_figure(summary),
+    )

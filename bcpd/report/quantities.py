@@ -1,0 +1,93 @@
+"""What a summarised quantity means: its unit, which way is better, and the words for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = [
+    "ARMS",
+    "CHECKPOINTS",
+    "DEFAULT_CHECKPOINT",
+    "Metric",
+    "arm_name",
+    "checkpoint_name",
+    "metric_of",
+    "where_of",
+]
+
+DEFAULT_CHECKPOINT = "best_score"
+"""The state of teachers and students that figures and headlines show, where several are stored."""
+
+ARMS: Mapping[str, str] = {"ce": "CE", "mse": "MSE", "bayes": "exact p*"}
+
+CHECKPOINTS: Mapping[str, str] = {
+    "best_score": "best own validation score",
+    "best_accuracy": "best validation accuracy",
+    "last": "last epoch",
+    "path_minimum_mse": "path minimum of the MSE to p*",
+    "path_minimum_kl": "path minimum of the KL to p*",
+}
+
+_PLACES = {"transfer": "transfer inputs", "fresh": "fresh points", "validation": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a quantity reads.
+
+    Attributes:
+        name: the family it belongs to, on the axes of figures.
+        lower, higher: what an arm with the lower, or the higher, value was: "closer to p*", "more accurate".
+        subject: what is higher or lower, if the words alone do not say it.
+        scale, unit, difference_unit: values are shown as ``scale * value unit``.
+        direction: -1 where less is better, 1 where more is, 0 where neither is.
+    """
+
+    name: str
+    lower: str
+    higher: str
+    subject: str = ""
+    scale: float = 1.0
+    unit: str = ""
+    difference_unit: str = ""
+    direction: int = -1
+
+
+def _percent(name: str, lower: str, higher: str, direction: int, subject: str = "") -> Metric:
+    return Metric(name, lower, higher, subject, 100.0, " %", " points", direction)
+
+
+_METRICS: Mapping[str, Metric] = {
+    "mse": Metric("MSE to p*", "closer to p*", "farther from p*", "in MSE"),
+    "kl": Metric("KL to p* (nats)", "closer to p*", "farther from p*", "in KL", unit=" nats", difference_unit=" nats"),
+    "accuracy": _percent("accuracy (%)", "less accurate", "more accurate", 1),
+    "excess_risk": _percent("excess risk (points)", "nearer the Bayes risk", "farther from the Bayes risk", -1),
+    "nll": Metric("NLL (nats)", "better", "worse", "in log-likelihood", unit=" nats", difference_unit=" nats"),
+    "brier": Metric("Brier score", "better", "worse", "in Brier score"),
+    "ece": _percent("ECE (points)", "better calibrated", "worse calibrated", -1),
+    "agreement": _percent("agreement with the teacher (%)", "agreeing less", "agreeing more", 0, "with its teacher"),
+}
+
+
+def metric_of(quantity: str) -> Metric:
+    """The metric that a column such as ``fresh_mse`` or ``test_accuracy`` holds; an unknown one is plain numbers."""
+    for suffix, metric in _METRICS.items():
+        if quantity == suffix or quantity.endswith(f"_{suffix}"):
+            return metric
+    return Metric(quantity.replace("_", " "), "lower", "higher", f"in {quantity}", direction=0)
+
+
+def where_of(quantity: str) -> str:
+    """Where a column was measured: ``fresh points`` for ``fresh_mse``; empty where the name does not say."""
+    return _PLACES.get(quantity.split("_")[0], "")
+
+
+def arm_name(arm: str) -> str:
+    """An arm's name in words; an unknown one as it is."""
+    return ARMS.get(arm, arm.replace("_", " "))
+
+
+def checkpoint_name(checkpoint: str | None) -> str:
+    """A checkpoint in words; an unknown one as it is."""
+    return "" if checkpoint is None else CHECKPOINTS.get(checkpoint, checkpoint.replace("_", " "))

@@ -1,0 +1,90 @@
+"""Verdicts in words, made from the numbers of a summary row and from nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bcpd.report.numbers import as_float, interval, p_value
+from bcpd.report.quantities import arm_name, checkpoint_name, metric_of, where_of
+
+__all__ = ["Verdict", "verdict_of"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One paired comparison in words.
+
+    Attributes:
+        outcome: ``lower`` (the MSE arm's value is), ``higher``, ``neither`` (the interval contains zero) or
+            ``undefined``.
+        better: ``mse``, ``ce``, or ``None`` where neither is, or where the quantity has no better side.
+        claim: the sentence without its numbers; evidence: the numbers.
+        context: which network, where, at which checkpoint.
+    """
+
+    outcome: str
+    better: str | None
+    claim: str
+    evidence: str
+    context: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.claim} ({self.context}): {self.evidence}."
+
+
+def verdict_of(row: Mapping[str, Any], unit: str) -> Verdict | None:
+    """What a summary row's paired difference (MSE arm minus CE arm) says; ``None`` where it has none.
+
+    Args:
+        row: an entry of ``summary``.
+        unit: of replication, ``draw`` or ``seed``.
+    """
+    difference = row.get("difference")
+    if difference is None:
+        return None
+    metric = metric_of(row["quantity"])
+    mean, low, high = (as_float(difference[key]) for key in ("mean", "low", "high"))
+    outcome = _outcome(low, high)
+    subject = f" {metric.subject}" if metric.subject else ""
+    who = "teacher" if row["role"] == "teacher" else "teacher's student"
+    claim = {
+        "lower": f"The {arm_name('mse')} {who} was {metric.lower}{subject}",
+        "higher": f"The {arm_name('mse')} {who} was {metric.higher}{subject}",
+        "neither": f"Neither {who} was shown to be {metric.lower} or {metric.higher}{subject}",
+        "undefined": f"Which {who} was {metric.lower}{subject} cannot be said",
+    }[outcome]
+    n = difference.get("n")
+    size = f" over {n} {unit}s" if n is not None else ""
+    evidence = (
+        f"difference {interval(mean, low, high, metric.scale)}{metric.difference_unit}{size}, "
+        f"{p_value(difference.get('p'))}"
+    )
+    if outcome == "neither":
+        evidence += "; the interval contains zero"
+    better = None
+    if outcome in ("lower", "higher") and metric.direction:
+        better = "mse" if (outcome == "higher") == (metric.direction > 0) else "ce"
+    return Verdict(outcome, better, claim, evidence, context_of(row))
+
+
+def context_of(row: Mapping[str, Any]) -> str:
+    """``fresh points; teacher: best own validation score; student: last epoch``."""
+    parts = [where_of(row["quantity"])]
+    if row["role"] == "student":
+        parts.append(f"teacher: {checkpoint_name(row['teacher_checkpoint'])}" if row["teacher_checkpoint"] else "")
+        parts.append(f"student: {checkpoint_name(row['checkpoint'])}")
+    else:
+        parts.append(checkpoint_name(row["checkpoint"]))
+    return "; ".join(part for part in parts if part)
+
+
+def _outcome(low: float, high: float) -> str:
+    if math.isnan(low) or math.isnan(high) or (math.isinf(low) and math.isinf(high)):
+        return "undefined"
+    if low > 0:
+        return "higher"
+    return "lower" if high < 0 else "neither"
