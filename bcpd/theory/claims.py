@@ -63,7 +63,8 @@ def risk_identity(version: Version, world: World, seed: int) -> Result:
 
     For CE, H is Shannon's entropy and d is :math:`KL(p^* \| q)`; for the Brier score they are
     :math:`1 - \|p^*\|^2` and :math:`\|p^* - q\|^2` (the cross term vanishes as :math:`E[e_y | x] = p^*`). The value is
-    the worst of four networks: one number could agree by accident.
+    the worst of four networks: one number could agree by accident. By Monte Carlo it is the worst also of the weights 1
+    and p*_k(x), since the identity holds given x.
     """
     if version.realised:
         world = world.realised(seed)
@@ -79,7 +80,9 @@ def risk_identity(version: Version, world: World, seed: int) -> Result:
 
     risk, claimed = sides(world)
     if world.kind == "monte_carlo":
-        return _standard_errors(risk - claimed), STANDARD_ERRORS
+        # the identity holds given x, hence under any weights that are functions of x
+        weights = torch.cat([torch.ones_like(world.bayes[:, :1]), world.bayes], 1)
+        return _standard_errors(((risk - claimed)[:, :, None] * weights[:, None, :]).flatten(1)), STANDARD_ERRORS
     left = world.mean(risk)
     error = (left - world.mean(claimed)).abs()
     if world.finer is not None:
