@@ -82,8 +82,9 @@ def _verify(results: Mapping[str, Any]) -> list[Illustration]:
         (
             "posterior",
             "The object itself: p*(x)",
-            "The colour at x mixes the classes' colours by p*(k | x), known exactly. In pure colours the label is nearly "
-            "certain; where colours blend, points of several classes mix and even the best rule errs. A teacher is close to p* if it paints this map, not only if it finds the black lines.",
+            "The colour at x mixes the classes' colours by p*(k | x), known exactly. In pure colours the label is "
+            "nearly certain; where colours blend, points of several classes mix and even the best rule errs. A teacher "
+            "is close to p* if it paints this map, not only if it finds the black lines.",
             posterior_figure,
         ),
         (
@@ -138,8 +139,8 @@ def _quickstart(results: Mapping[str, Any]) -> list[Illustration]:
             "Does a closer teacher make a better student?",
             f"One point a draw and loss: the student's accuracy against its teacher's distance to p*, both at the "
             f"{chosen}. Lines join the CE and the MSE teacher of the same draw; if closeness decided, they would all "
-            "fall towards the right. Large markers are means with 95 % t-intervals both ways; the band is the student that "
-            "was taught by p* itself.",
+            "fall towards the right. Large markers are means with 95 % t-intervals both ways; the band is the student "
+            "that was taught by p* itself.",
             lambda: student_figure(results),
         ),
         _differences("quickstart-differences", summary, "draw"),

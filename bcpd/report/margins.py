@@ -19,7 +19,8 @@ class Margin:
     """A claim about one loss in one world, over all repetitions.
 
     Attributes:
-        claim, world, loss: which.
+        claim, world, loss: which; the loss is ``-`` for the instruments.
+        detail: what an instrument measured, if the claim does not say it.
         used: the largest share of its bound that the claim used: at most 1 where it holds.
         holds: whether it always held.
         rejected, controls: wrong versions that failed as they should, and how many there are.
@@ -30,6 +31,7 @@ class Margin:
     claim: str
     world: str
     loss: str
+    detail: str
     used: float
     holds: bool
     rejected: int
@@ -93,11 +95,11 @@ def used(check: Check) -> float:
 
 def margins(checks: Sequence[Check]) -> list[Margin]:
     """One :class:`Margin` for every claim, loss and world, in the order of the checks."""
-    groups: dict[tuple[str, str, str], list[Check]] = {}
+    groups: dict[tuple[str, str, str, str], list[Check]] = {}
     for check in checks:
-        groups.setdefault((check.id.split("/")[0], check.world, _place(check)), []).append(check)
+        groups.setdefault((check.id.split("/")[0], check.world, check.loss, _detail(check)), []).append(check)
     found = []
-    for (claim, world, loss), members in groups.items():
+    for (claim, world, loss, detail), members in groups.items():
         plain = [check for check in members if check.role == "claim" and not _is_variant(check)]
         harmless = [check for check in members if check.role == "claim" and _is_variant(check)]
         wrong = [check for check in members if check.role == "control"]
@@ -106,6 +108,7 @@ def margins(checks: Sequence[Check]) -> list[Margin]:
                 claim,
                 world,
                 loss,
+                detail,
                 max((used(check) for check in plain), default=math.nan),
                 all(check.holds for check in plain),
                 sum(check.as_expected for check in wrong),
@@ -129,9 +132,7 @@ def _is_variant(check: Check) -> bool:
     return variant(check) is not None
 
 
-def _place(check: Check) -> str:
-    """The loss, or for checks of the instruments what was measured."""
-    if check.loss != "-":
-        return check.loss
-    parts = check.id.split("/")
-    return parts[1] if parts[1] != check.world else "-"
+def _detail(check: Check) -> str:
+    """What a check of an instrument measured, where that is not its world."""
+    place = check.id.split("/")[1]
+    return "" if check.loss != "-" or place == check.world else place

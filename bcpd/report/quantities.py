@@ -66,7 +66,9 @@ _METRICS: Mapping[str, Metric] = {
     "nll": Metric("NLL (nats)", "better", "worse", "in log-likelihood", unit=" nats", difference_unit=" nats"),
     "brier": Metric("Brier score", "better", "worse", "in Brier score"),
     "ece": _percent("ECE (points)", "better calibrated", "worse calibrated", -1),
-    "agreement": _percent("agreement with the teacher (%)", "agreeing less", "agreeing more", 0, "with its teacher"),
+    "agreement": _percent(
+        "agreement with the teacher (%)", "in less agreement", "in more agreement", 0, "with its teacher"
+    ),
 }
 
 

@@ -25,8 +25,10 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 }
 """What results of each kind must have; everything else is said to be missing where it is."""
 
+HEADINGS = {"teacher": "Is the MSE teacher closer?", "student": "Is its student better?"}
 UNITS = {"quickstart": "draw", "real": "seed"}
 LARGEST_SVG = 400_000
+REM_PER_INCH = 5.8
 
 
 def section(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +139,11 @@ def _run(results: Mapping[str, Any], kind: str) -> dict[str, Any]:
     summary, tuning = results["summary"], results.get("tuning") or []
     tables = summary_tables(summary)
     default = [row for row in summary if _is_default(row)]
-    verdicts = [verdict for row in (default or summary) if (verdict := verdict_of(row, unit)) is not None]
+    verdicts = [
+        (heading, [verdict for row in shown if (verdict := verdict_of(row, unit)) is not None])
+        for role, heading in HEADINGS.items()
+        for shown in [[row for row in default or summary if row["role"] == role]]
+    ]
     units = {row[unit] for row in results["rows"] if unit in row}
     return {
         "title": results["title"],
@@ -146,7 +152,7 @@ def _run(results: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "units": len(units),
         "checkpoint": checkpoint_name(DEFAULT_CHECKPOINT),
         "at_default": bool(default),
-        "verdicts": verdicts,
+        "verdicts": [(heading, found) for heading, found in verdicts if found],
         "tally": _tally([verdict for row in summary if (verdict := verdict_of(row, unit)) is not None]),
         "references": _references(results, default),
         "tables": [table for table in tables if table.default] or tables,
@@ -209,6 +215,7 @@ def _embedded(item: Illustration) -> dict[str, str]:
         "caption": item.caption,
         "source": source,
         "missing": item.missing,
+        "width": "" if item.figure is None else f"{item.figure.get_figwidth() * REM_PER_INCH:.4g}",
     }
 
 

@@ -22,7 +22,7 @@ class Verdict:
             ``undefined``.
         better: ``mse``, ``ce``, or ``None`` where neither is, or where the quantity has no better side.
         claim: the sentence without its numbers; evidence: the numbers.
-        context: which network, where, at which checkpoint.
+        context: where, and which network at which checkpoint; where: the place alone.
     """
 
     outcome: str
@@ -30,6 +30,7 @@ class Verdict:
     claim: str
     evidence: str
     context: str
+    where: str
 
     @property
     def text(self) -> str:
@@ -51,11 +52,12 @@ def verdict_of(row: Mapping[str, Any], unit: str) -> Verdict | None:
     outcome = _outcome(low, high)
     subject = f" {metric.subject}" if metric.subject else ""
     who = "teacher" if row["role"] == "teacher" else "teacher's student"
+    good = metric.lower if metric.direction < 0 else metric.higher
     claim = {
         "lower": f"The {arm_name('mse')} {who} was {metric.lower}{subject}",
         "higher": f"The {arm_name('mse')} {who} was {metric.higher}{subject}",
-        "neither": f"Neither {who} was shown to be {metric.lower} or {metric.higher}{subject}",
-        "undefined": f"Which {who} was {metric.lower}{subject} cannot be said",
+        "neither": f"Neither {who} was shown to be {good}{subject}",
+        "undefined": f"Which {who} was {good}{subject} cannot be said",
     }[outcome]
     n = difference.get("n")
     size = f" over {n} {unit}s" if n is not None else ""
@@ -68,7 +70,7 @@ def verdict_of(row: Mapping[str, Any], unit: str) -> Verdict | None:
     better = None
     if outcome in ("lower", "higher") and metric.direction:
         better = "mse" if (outcome == "higher") == (metric.direction > 0) else "ce"
-    return Verdict(outcome, better, claim, evidence, context_of(row))
+    return Verdict(outcome, better, claim, evidence, context_of(row), where_of(row["quantity"]))
 
 
 def context_of(row: Mapping[str, Any]) -> str:

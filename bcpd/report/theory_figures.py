@@ -186,7 +186,7 @@ def minimiser_figure(data: Mapping[str, Any]) -> Figure:
             "class 2 ↗", (0.22, 0.22 * math.sqrt(3)), (-10, -4), textcoords="offset points", ha="right", size=9.5
         )
         centre = np.full(3, 1 / 3) @ corners
-        axes.scatter(*centre, marker="+", color=FAINT, s=60, linewidths=1.2)
+        axes.scatter(centre[0], centre[1], marker="+", color=FAINT, s=60, linewidths=1.2)
         axes.annotate("uniform", centre, (7, 4), textcoords="offset points", size=8.5, color="#777777")
         for name, colour in (("label_smoothing", "#cc79a7"), ("focal", "#e69f00")):
             path = data["paths"][name]
@@ -206,7 +206,7 @@ def minimiser_figure(data: Mapping[str, Any]) -> Figure:
             size=9.5,
             weight="bold",
         )
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.4, labelspacing=0.7)
+        figure.legend(loc="outside right upper", handletextpad=0.4, labelspacing=0.7)
         axes.set(xlim=(-0.04, 0.76), ylim=(-0.04, 0.4))  # the corner of the triangle where everything happens
     return figure
 

@@ -17,7 +17,7 @@ from bcpd.seeds import derive
 from bcpd.theory.claims import random_network
 from bcpd.theory.linear import linear_design, logits, minimise
 from bcpd.theory.suite import contaminated_line
-from bcpd.theory.versions import version
+from bcpd.theory.versions import Version, version
 from bcpd.theory.worlds import quadrature_world, rational_world
 
 __all__ = ["pictures"]
@@ -102,7 +102,7 @@ def _projection(seed: int, nodes: int = 241) -> dict[str, Any]:
     fitted, distances = {}, {}
     for loss in ("ce", "mse"):
         tried = version(loss)
-        risk = partial(tried.label_loss, target=world.y)
+        risk = partial(_loss_of_labels, tried, world.y)
         theta = minimise(risk, world.weights, design, world.num_classes, seed)
         fitted[loss] = _rounded(tried.readout(logits(linear_design(line), theta))[:, 1], 4)
         reached = tried.readout(logits(design, theta))
@@ -118,6 +118,11 @@ def _projection(seed: int, nodes: int = 241) -> dict[str, Any]:
         "fitted": fitted,
         "distances": distances,
     }
+
+
+def _loss_of_labels(tried: Version, y: Tensor, z: Tensor) -> Tensor:
+    """What training on labels minimises, as a function of the logits."""
+    return tried.label_loss(z, y)
 
 
 def _minimisers() -> dict[str, Any]:
