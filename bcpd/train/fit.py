@@ -209,7 +209,7 @@ class _Trainer:
         elif self.epoch and self.run is not None:
             self.run.restore_optimizer(optimizer, self.device)
         while self.epoch < epochs:
-            metrics = self._train_epoch(number, self.epoch, epochs, optimizer, terms)
+            metrics = self._train_epoch(name, self.epoch, epochs, optimizer, terms)
             self.epoch += 1
             if name == "main":
                 metrics |= self.measure(self.net)
@@ -222,19 +222,19 @@ class _Trainer:
 
     def _train_epoch(
         self,
-        number: int,
+        phase: str,
         epoch: int,
         epochs: int,
         optimizer: AnyOptimizer,
         terms: Callable[[Tensor, int, int], tuple[Mapping[str, Tensor], int]],
     ) -> dict[str, list[float]]:
-        order = order_of_epoch(self.train_index, self.seeds, number, epoch)
+        order = order_of_epoch(self.train_index, self.seeds, phase, epoch)
         batches = torch.split(order, self.recipe.batch_size, dim=-1)
         rates = self.recipe.rates(self.replicas)
         sums: dict[str, Tensor] = {}
         self.net.train()
         self.method.train()
-        with _global_seed(derive(self.seeds[0], "epoch", number, epoch), self.device):
+        with _global_seed(derive(self.seeds[0], "epoch", phase, epoch), self.device):
             for step, index in enumerate(batches):
                 factor = self.recipe.schedule.factor((epoch + step / len(batches)) / epochs)
                 set_rates(optimizer, [rate * factor for rate in rates])

@@ -24,9 +24,7 @@ def replica_seeds(seed: int | Sequence[int], replicas: int | None) -> list[int]:
     return seeds
 
 
-def split(
-    source: InMemory, share: float, seeds: Sequence[int], replicas: int | None
-) -> tuple[Tensor, Tensor | None]:
+def split(source: InMemory, share: float, seeds: Sequence[int], replicas: int | None) -> tuple[Tensor, Tensor | None]:
     """Indices of the training and the validation part, ``(n,)`` or ``(R, n)``; each replica splits by its own seed.
 
     Validation examples are drawn among the labelled ones.
@@ -66,8 +64,11 @@ def halves(held_out: InMemory) -> tuple[Tensor, Tensor]:
     return index[..., :middle], index[..., middle:]
 
 
-def order_of_epoch(index: Tensor, seeds: Sequence[int], phase: int, epoch: int) -> Tensor:
-    """The training index in an epoch's order; the same for every method and replica that share a seed."""
+def order_of_epoch(index: Tensor, seeds: Sequence[int], phase: str, epoch: int) -> Tensor:
+    """The training index in an epoch's order; the same for every method and replica that share a seed.
+
+    The phase goes by its name, so that a method with phases has the main order of one without.
+    """
     length = index.shape[-1]
     orders = [torch.randperm(length, generator=generator(seed, "order", phase, epoch)) for seed in seeds]
     if index.ndim == 1:

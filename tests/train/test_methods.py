@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from dummy_methods import Adapter, Bank, Everything, Rotated, WarmUp
-from small_world import D, K, mlp, same, world
+from small_world import D, K, Recorded, mlp, same, world
 from torch import Tensor, nn
 
 import bcpd
@@ -439,6 +439,48 @@ def test_a_method_describes_itself_by_its_class_and_plain_settings() -> None:
     assert Method().describe() == {"method": "Method"}
 
 
+# ------------------------------------------------------------------------------------------ streams of randomness
+
+
+class Noted(Everything):
+    """Notes the generator of every prepared batch, and the indices of the main training."""
+
+    def __init__(self, phase_epochs: int = 1) -> None:
+        super().__init__(40, phase_epochs)
+        self._streams: list[int] = []
+        self._indices: list[list[int]] = []
+
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
+        self._streams.append(generator.initial_seed())
+        return super().prepare(batch, generator)
+
+    def loss(self, batch: Batch, s: Views, t: Views | None) -> Mapping[str, Tensor]:
+        self._indices.append(batch.index.tolist())
+        return super().loss(batch, s, t)
+
+
+def test_every_step_prepares_with_a_stream_of_its_own() -> None:
+    methods = []
+    for seed in (0, 0, 1):
+        methods.append(Noted())
+        bcpd.fit(mlp(1), world(), methods[-1], RECIPE, seed=seed, teacher=taught())
+    first, again, other = (method._streams for method in methods)
+    assert len(set(first)) == len(first) == 3 * STEPS
+    assert first == again
+    assert not set(first) & set(other)
+
+
+def test_a_phase_does_not_change_the_batches_of_the_main_training() -> None:
+    """A method with a phase is paired with one without."""
+    shown = []
+    for method in (Noted(1), Noted(2)):
+        bcpd.fit(mlp(1), world(), method, RECIPE, seed=0, teacher=taught())
+        shown.append(method._indices)
+    plain = Recorded()
+    bcpd.fit(mlp(1), world(), plain, RECIPE, seed=0)
+    assert shown[0] == shown[1] == plain.indices()
+
+
 # --------------------------------------------------------------------------------------------- the loop knows none
 
 
@@ -467,7 +509,7 @@ def test_the_teacher_is_frozen_in_eval_mode_and_sees_the_student_s_inputs() -> N
             views: Views = self.net(x)
             return views
 
-    class Recorded(KD):
+    class Checked(KD):
         def loss(self, batch: Batch, s: Views, t: Views | None) -> Mapping[str, Tensor]:
             assert t is not None
             assert not t.logits.requires_grad
@@ -477,7 +519,7 @@ def test_the_teacher_is_frozen_in_eval_mode_and_sees_the_student_s_inputs() -> N
 
     teacher = Watched().train()
     before = copy.deepcopy(teacher.state_dict())
-    bcpd.fit(mlp(), world(), Recorded(), RECIPE, seed=0, teacher=teacher)
+    bcpd.fit(mlp(), world(), Checked(), RECIPE, seed=0, teacher=teacher)
     assert len(calls) >= 2 * STEPS
     assert all(not training and not with_gradient for training, _, with_gradient in calls)
     assert same(before, teacher.state_dict())

@@ -161,9 +161,32 @@ class Dropping(torch.nn.Module):
 
 def test_orders_are_functions_of_seed_phase_and_epoch_alone() -> None:
     index = torch.arange(50)
-    base = order_of_epoch(index, [3], 0, 1)
-    assert torch.equal(base, order_of_epoch(index, [3], 0, 1))
+    base = order_of_epoch(index, [3], "main", 1)
+    assert torch.equal(base, order_of_epoch(index, [3], "main", 1))
     assert sorted(base.tolist()) == index.tolist()
-    assert torch.equal(order_of_epoch(index.expand(2, -1), [4, 3], 0, 1)[1], base)
-    for other in (order_of_epoch(index, [4], 0, 1), order_of_epoch(index, [3], 1, 1), order_of_epoch(index, [3], 0, 2)):
-        assert not torch.equal(base, other)
+    assert torch.equal(order_of_epoch(index.expand(2, -1), [4, 3], "main", 1)[1], base)
+    for seed, phase, epoch in ((4, "main", 1), (3, "head", 1), (3, "main", 2)):
+        assert not torch.equal(base, order_of_epoch(index, [seed], phase, epoch))
+
+
+def test_dropout_has_new_masks_in_every_epoch_and_for_every_seed() -> None:
+    """The shares kept are recorded; a stream that started anew each epoch would repeat itself."""
+
+    def kept(seed: int) -> list[torch.Tensor]:
+        masks: list[torch.Tensor] = []
+        net = Dropping(mlp())
+
+        def note(module: torch.nn.Module, given: object, result: torch.Tensor) -> None:
+            if module.training:
+                masks.append(result == 0)
+
+        net.drop.register_forward_hook(note)
+        recipe = Recipe(epochs=2, learning_rate=1e-9, batch_size=30, validation=0.25)
+        bcpd.fit(net, world(), Supervised("ce"), recipe, seed=seed)
+        return masks
+
+    first, again, other = kept(1), kept(1), kept(2)
+    assert len(first) == 2
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], other[0])
