@@ -8,6 +8,7 @@ from typing import Any
 __all__ = ["MINUS", "as_float", "interval", "number", "p_value", "scientific"]
 
 MINUS = "\N{MINUS SIGN}"
+NBSP = "\N{NO-BREAK SPACE}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 UNDEFINED = "undefined"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -78,10 +79,10 @@ def interval(mean: Any, low: Any, high: Any, scale: float = 1.0) -> str:
 
 
 def p_value(value: Any) -> str:
-    """``p = 0.013``, or ``p < 0.001``."""
+    """``p = 0.013``, or ``p < 0.001``, with spaces that do not break."""
     real = as_float(value)
     if math.isnan(real):
-        return "p undefined"
+        return f"p{NBSP}{UNDEFINED}"
     if real < 0.001:
-        return "p < 0.001"
-    return f"p = {real:.2g}" if real < 0.995 else "p = 1"
+        return f"p{NBSP}<{NBSP}0.001"
+    return f"p{NBSP}={NBSP}{real:.2g}" if real < 0.995 else f"p{NBSP}={NBSP}1"

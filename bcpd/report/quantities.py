@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "ARMS",
     "CHECKPOINTS",
     "DEFAULT_CHECKPOINT",
+    "Group",
     "Metric",
     "arm_name",
     "checkpoint_name",
+    "group_of",
+    "headline_groups",
     "metric_of",
     "where_of",
 ]
 
 DEFAULT_CHECKPOINT = "best_score"
-"""The state of teachers and students that figures and headlines show, where several are stored."""
+"""The state of teachers and students that figures and headlines show, where it is stored."""
+
+Group = tuple[str, str | None, str]
+"""Role, checkpoint of the teacher (of a student), own checkpoint."""
 
 ARMS: Mapping[str, str] = {"ce": "CE", "mse": "MSE", "bayes": "exact p*"}
 
@@ -83,6 +90,22 @@ def metric_of(quantity: str) -> Metric:
 def where_of(quantity: str) -> str:
     """Where a column was measured: ``fresh points`` for ``fresh_mse``; empty where the name does not say."""
     return _PLACES.get(quantity.split("_")[0], "")
+
+
+def group_of(row: Mapping[str, Any]) -> Group:
+    """Which network at which checkpoint a summary row is about."""
+    return row["role"], row["teacher_checkpoint"], row["checkpoint"]
+
+
+def headline_groups(summary: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """For every role the group that headlines are about: the default checkpoints, or else the first that is stored."""
+    groups = list(dict.fromkeys(map(group_of, summary)))
+    chosen = []
+    for role in dict.fromkeys(group[0] for group in groups):
+        own = [group for group in groups if group[0] == role]
+        default = [g for g in own if g[1] in (None, DEFAULT_CHECKPOINT) and g[2] == DEFAULT_CHECKPOINT]
+        chosen.append((default or own)[0])
+    return chosen
 
 
 def arm_name(arm: str) -> str:

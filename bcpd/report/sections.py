@@ -10,8 +10,8 @@ from typing import Any
 from bcpd.report.figures import Illustration, illustrations
 from bcpd.report.margins import Margin, checks_of, margins, used, variant
 from bcpd.report.numbers import interval, number, scientific
-from bcpd.report.quantities import DEFAULT_CHECKPOINT, arm_name, checkpoint_name, metric_of
-from bcpd.report.sentences import Verdict, verdict_of
+from bcpd.report.quantities import arm_name, group_of, headline_groups, metric_of
+from bcpd.report.sentences import verdict_of
 from bcpd.report.style import png_bytes, svg_bytes
 from bcpd.report.tables import Table, check_keys, summary_tables, tuning_notes, tuning_table
 from bcpd.theory import Check
@@ -25,7 +25,10 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 }
 """What results of each kind must have; everything else is said to be missing where it is."""
 
-HEADINGS = {"teacher": "Is the MSE teacher closer?", "student": "Is its student better?"}
+HEADINGS = {
+    "quickstart": {"teacher": "Is the MSE teacher closer to p*?", "student": "Is its student better?"},
+    "real": {"teacher": "Is the MSE teacher better?", "student": "Is its student better?"},
+}
 UNITS = {"quickstart": "draw", "real": "seed"}
 LARGEST_SVG = 400_000
 REM_PER_INCH = 5.8
@@ -138,11 +141,12 @@ def _run(results: Mapping[str, Any], kind: str) -> dict[str, Any]:
     unit = UNITS[kind]
     summary, tuning = results["summary"], results.get("tuning") or []
     tables = summary_tables(summary)
-    default = [row for row in summary if _is_default(row)]
+    headlines = headline_groups(summary)
+    default = [row for row in summary if group_of(row) in headlines]
     verdicts = [
         (heading, [verdict for row in shown if (verdict := verdict_of(row, unit)) is not None])
-        for role, heading in HEADINGS.items()
-        for shown in [[row for row in default or summary if row["role"] == role]]
+        for role, heading in HEADINGS[kind].items()
+        for shown in [[row for row in default if row["role"] == role]]
     ]
     units = {row[unit] for row in results["rows"] if unit in row}
     return {
@@ -150,13 +154,12 @@ def _run(results: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "question": results["question"],
         "unit": unit,
         "units": len(units),
-        "checkpoint": checkpoint_name(DEFAULT_CHECKPOINT),
-        "at_default": bool(default),
+        "networks": "; ".join(table.title for table in tables if table.default),
         "verdicts": [(heading, found) for heading, found in verdicts if found],
-        "tally": _tally([verdict for row in summary if (verdict := verdict_of(row, unit)) is not None]),
+        "tally": _tally(summary, unit),
         "references": _references(results, default),
-        "tables": [table for table in tables if table.default] or tables,
-        "further_tables": [table for table in tables if not table.default] if default else [],
+        "tables": [table for table in tables if table.default],
+        "further_tables": [table for table in tables if not table.default],
         "tuning": _tuning(tuning),
         "notes": list(results.get("notes") or []),
     }
@@ -166,18 +169,16 @@ def _tuning(tuning: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, bool]]
     return (tuning_notes(tuning), tuning_table(tuning)) if tuning else None
 
 
-def _is_default(row: Mapping[str, Any]) -> bool:
-    return row["checkpoint"] == DEFAULT_CHECKPOINT and row["teacher_checkpoint"] in (None, DEFAULT_CHECKPOINT)
-
-
-def _tally(verdicts: Sequence[Verdict]) -> str:
-    """How all comparisons of the summary came out."""
-    judged = [verdict for verdict in verdicts if verdict.outcome == "neither" or verdict.better is not None]
+def _tally(summary: Sequence[Mapping[str, Any]], unit: str) -> str:
+    """How all comparisons of the summary that have a better side came out."""
+    rows = [row for row in summary if metric_of(row["quantity"]).direction]
+    verdicts = [verdict for row in rows if (verdict := verdict_of(row, unit)) is not None]
+    judged = [verdict for verdict in verdicts if verdict.outcome != "undefined"]
     if not judged:
         return ""
     mse, ce = (sum(verdict.better == arm for verdict in judged) for arm in ("mse", "ce"))
     return (
-        f"Of all {len(judged)} comparisons below, at every checkpoint, the {arm_name('mse')} arm was better in {mse}, "
+        f"Of all {len(judged)} comparisons of the summary, the {arm_name('mse')} arm was better in {mse}, "
         f"the {arm_name('ce')} arm in {ce}, and {len(judged) - mse - ce} had an interval that contains zero. "
         "They are not independent, and the intervals are not adjusted for their number."
     )
@@ -212,7 +213,7 @@ def _embedded(item: Illustration) -> dict[str, str]:
     return {
         "name": item.name,
         "title": item.title,
-        "caption": item.caption,
+        "caption": item.caption.replace(" %", "\N{NO-BREAK SPACE}%"),
         "source": source,
         "missing": item.missing,
         "width": "" if item.figure is None else f"{item.figure.get_figwidth() * REM_PER_INCH:.4g}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bcpd.report.numbers import as_float, interval, number, p_value
-from bcpd.report.quantities import ARMS, DEFAULT_CHECKPOINT, arm_name, checkpoint_name, metric_of
+from bcpd.report.quantities import ARMS, Group, arm_name, checkpoint_name, group_of, headline_groups, metric_of
 
 __all__ = ["Table", "summary_rows", "summary_tables", "tuning_notes", "tuning_table"]
 
@@ -20,7 +20,7 @@ class Table:
         title: what the rows have in common.
         columns: headings, one a column.
         rows: one text a column each.
-        default: whether it belongs to the checkpoints that headlines are about.
+        default: whether it is of the checkpoints that headlines are about.
         marked: rows to set off (a chosen setting), by number.
     """
 
@@ -39,16 +39,16 @@ def summary_tables(summary: Sequence[Mapping[str, Any]]) -> list[Table]:
     Raises:
         ValueError: a row without one of the keys that every row has.
     """
-    groups: dict[tuple[str, str | None, str], list[Mapping[str, Any]]] = {}
+    groups: dict[Group, list[Mapping[str, Any]]] = {}
     for row in summary:
         check_keys(row, ("quantity", "label", "role", "checkpoint", "teacher_checkpoint", "arms"), "a summary row")
-        groups.setdefault((row["role"], row["teacher_checkpoint"], row["checkpoint"]), []).append(row)
-    return [_summary_table(*key, rows) for key, rows in groups.items()]
+        groups.setdefault(group_of(row), []).append(row)
+    headlines = headline_groups(summary)
+    return [_summary_table(group, rows, group in headlines) for group, rows in groups.items()]
 
 
-def _summary_table(
-    role: str, teacher_checkpoint: str | None, checkpoint: str, rows: Sequence[Mapping[str, Any]]
-) -> Table:
+def _summary_table(group: Group, rows: Sequence[Mapping[str, Any]], default: bool) -> Table:
+    role, teacher_checkpoint, checkpoint = group
     arms = arms_of(rows)
     lines = []
     for row in rows:
@@ -61,10 +61,9 @@ def _summary_table(
         if difference is None:
             cells += ["–", "–"]
         else:
-            cells += [_cell(difference, metric.scale), p_value(difference.get("p")).removeprefix("p = ")]
+            cells += [_cell(difference, metric.scale), p_cell(difference.get("p"))]
         lines.append(tuple(cells))
     columns = ("quantity", *(arm_name(arm) for arm in arms), f"{arm_name('mse')} minus {arm_name('ce')}", "p")
-    default = checkpoint == DEFAULT_CHECKPOINT and teacher_checkpoint in (None, DEFAULT_CHECKPOINT)
     if role == "student":
         of = f" of teachers at {checkpoint_name(teacher_checkpoint)}" if teacher_checkpoint else ""
         title = f"Students{of}, themselves at {checkpoint_name(checkpoint)}"
@@ -101,6 +100,11 @@ def arms_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def metric_note(quantity: str) -> str:
     """The unit that the shown numbers have beyond what a label says."""
     return ", %" if metric_of(quantity).scale == 100 else ""
+
+
+def p_cell(value: Any) -> str:
+    """A p-value in a column that is headed p."""
+    return p_value(value).replace("\N{NO-BREAK SPACE}", " ").removeprefix("p ").removeprefix("= ")
 
 
 def _cell(value: Mapping[str, Any], scale: float) -> str:
