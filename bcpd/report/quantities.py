@@ -17,6 +17,7 @@ __all__ = [
     "group_of",
     "headline_groups",
     "metric_of",
+    "network_name",
     "where_of",
 ]
 
@@ -36,6 +37,14 @@ CHECKPOINTS: Mapping[str, str] = {
     "path_minimum_kl": "path minimum of the KL to p*",
 }
 
+_SHORT_CHECKPOINTS: Mapping[str, str] = {
+    "best_score": "best score",
+    "best_accuracy": "best accuracy",
+    "last": "last epoch",
+    "path_minimum_mse": "path min. MSE",
+    "path_minimum_kl": "path min. KL",
+}
+
 _PLACES = {"transfer": "transfer inputs", "fresh": "fresh points", "validation": "validation", "test": "test"}
 
 
@@ -44,9 +53,9 @@ class Metric:
     """How a quantity reads.
 
     Attributes:
-        name: the family it belongs to, on the axes of figures.
+        name: of the family it belongs to.
         lower, higher: what an arm with the lower, or the higher, value was: "closer to p*", "more accurate".
-        subject: what is higher or lower, if the words alone do not say it.
+        subject: in what, if the words alone do not say it.
         scale, unit, difference_unit: values are shown as ``scale * value unit``.
         direction: -1 where less is better, 1 where more is, 0 where neither is.
     """
@@ -60,21 +69,36 @@ class Metric:
     difference_unit: str = ""
     direction: int = -1
 
+    @property
+    def axis(self) -> str:
+        """``accuracy (%)``, for an axis or a title."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def difference_axis(self) -> str:
+        """``accuracy, MSE minus CE (points)``."""
+        unit = f" ({self.difference_unit})" if self.difference_unit else ""
+        return f"{self.name}, {ARMS['mse']} minus {ARMS['ce']}{unit}"
+
 
 def _percent(name: str, lower: str, higher: str, direction: int, subject: str = "") -> Metric:
-    return Metric(name, lower, higher, subject, 100.0, " %", " points", direction)
+    return Metric(name, lower, higher, subject, 100.0, "%", "points", direction)
+
+
+def _nats(name: str, lower: str, higher: str, subject: str) -> Metric:
+    return Metric(name, lower, higher, subject, unit="nats", difference_unit="nats")
 
 
 _METRICS: Mapping[str, Metric] = {
     "mse": Metric("MSE to p*", "closer to p*", "farther from p*", "in MSE"),
-    "kl": Metric("KL to p* (nats)", "closer to p*", "farther from p*", "in KL", unit=" nats", difference_unit=" nats"),
-    "accuracy": _percent("accuracy (%)", "less accurate", "more accurate", 1),
-    "excess_risk": _percent("excess risk (points)", "nearer the Bayes risk", "farther from the Bayes risk", -1),
-    "nll": Metric("NLL (nats)", "better", "worse", "in log-likelihood", unit=" nats", difference_unit=" nats"),
+    "kl": _nats("KL to p*", "closer to p*", "farther from p*", "in KL"),
+    "accuracy": _percent("accuracy", "less accurate", "more accurate", 1),
+    "excess_risk": _percent("excess risk", "nearer the Bayes risk", "farther from the Bayes risk", -1),
+    "nll": _nats("NLL", "better", "worse", "in log-likelihood"),
     "brier": Metric("Brier score", "better", "worse", "in Brier score"),
-    "ece": _percent("ECE (points)", "better calibrated", "worse calibrated", -1),
+    "ece": _percent("ECE", "better calibrated", "worse calibrated", -1),
     "agreement": _percent(
-        "agreement with the teacher (%)", "in less agreement", "in more agreement", 0, "with its teacher"
+        "agreement with the teacher", "in less agreement", "in more agreement", 0, "with its teacher"
     ),
 }
 
@@ -95,6 +119,15 @@ def where_of(quantity: str) -> str:
 def group_of(row: Mapping[str, Any]) -> Group:
     """Which network at which checkpoint a summary row is about."""
     return row["role"], row["teacher_checkpoint"], row["checkpoint"]
+
+
+def network_name(group: Group) -> str:
+    """``teacher (last epoch)``; ``student (best score) of teacher (last epoch)``."""
+    role, teacher_checkpoint, checkpoint = group
+    name = f"{role} ({_SHORT_CHECKPOINTS.get(checkpoint, checkpoint)})"
+    if teacher_checkpoint is None:
+        return name
+    return f"{name} of teacher ({_SHORT_CHECKPOINTS.get(teacher_checkpoint, teacher_checkpoint)})"
 
 
 def headline_groups(summary: Sequence[Mapping[str, Any]]) -> list[Group]:

@@ -51,7 +51,7 @@ def distance_path_figure(results: Mapping[str, Any]) -> Figure:
                         style |= {"markerfacecolor": "white", "markersize": 5.5}
                     _mark_epoch(axes, mean, _mean_epoch(results["rows"], path["arm"]), style)
                     late.append(mean[len(mean) // 5 :])
-            axes.set(xlabel="epoch", title=metric_of(metric).name, ylim=(0, _top(late)))
+            axes.set(xlabel="epoch", title=metric_of(metric).axis, ylim=(0, _top(late)))
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         figure.axes[0].set_ylabel("distance to p*")
     return figure
@@ -82,8 +82,8 @@ def path_figure(results: Mapping[str, Any], metrics: Sequence[str], role: str = 
                 )
                 if role == "teacher":
                     _mark_epoch(axes, mean, _mean_epoch(results["rows"], path["arm"]), style)
-            axes.set(xlabel="epoch", title=f"{where_of(name)} {metric.name}".strip())
-        figure.axes[0].legend(loc="best")
+            axes.set(xlabel="epoch", title=f"{where_of(name)} {metric.axis}".strip())
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -135,9 +135,7 @@ def student_figure(results: Mapping[str, Any], distance: str = "mse", unit: str 
                 _cross(axes, points, arm)
             exact = [scale * as_float(row["fresh_accuracy"]) for key, row in students.items() if key[0] == "bayes"]
             _reference(axes, exact)
-            axes.set(
-                xlabel=f"{metric_of(distance).name} of the teacher", title=f"teacher's distance, {where_of(column)}"
-            )
+            axes.set(xlabel=metric_of(distance).axis, title=f"teacher's distance, {where_of(column)}")
         figure.axes[0].set_ylabel("student's accuracy on fresh points (%)")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         figure.suptitle(

@@ -154,7 +154,7 @@ def _run(results: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "question": results["question"],
         "unit": unit,
         "units": len(units),
-        "networks": "; ".join(table.title for table in tables if table.default),
+        "networks": ". ".join(table.title for table in tables if table.default),
         "verdicts": [(heading, found) for heading, found in verdicts if found],
         "tally": _tally(summary, unit),
         "references": _references(results, default),

@@ -61,10 +61,8 @@ def verdict_of(row: Mapping[str, Any], unit: str) -> Verdict | None:
     }[outcome]
     n = difference.get("n")
     size = f" over {n} {unit}s" if n is not None else ""
-    evidence = (
-        f"difference {interval(mean, low, high, metric.scale)}{metric.difference_unit}{size}, "
-        f"{p_value(difference.get('p'))}"
-    )
+    measured = f" {metric.difference_unit}" if metric.difference_unit else ""
+    evidence = f"difference {interval(mean, low, high, metric.scale)}{measured}{size}, {p_value(difference.get('p'))}"
     if outcome == "neither":
         evidence += "; the interval contains zero"
     better = None

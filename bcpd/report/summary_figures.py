@@ -10,19 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bcpd.report.numbers import as_float
-from bcpd.report.quantities import Metric, arm_name, metric_of, where_of
+from bcpd.report.quantities import Metric, arm_name, group_of, metric_of, network_name, where_of
 from bcpd.report.style import INK, arm_style, new_figure, styled
 from bcpd.report.tables import arms_of
 
 __all__ = ["arms_figure", "differences_figure"]
 
-_SHORT = {
-    "best_score": "best score",
-    "best_accuracy": "best accuracy",
-    "last": "last epoch",
-    "path_minimum_mse": "path min. MSE",
-    "path_minimum_kl": "path min. KL",
-}
 SPACE = 0.27  # inches a line
 
 
@@ -42,7 +35,7 @@ def differences_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
 
     def draw(axes: Axes, metric: Metric, row: Mapping[str, Any], height: int) -> None:
         mean, low, high = (metric.scale * as_float(row["difference"][key]) for key in ("mean", "low", "high"))
-        colour, marker = "#8a8a8a", "d"
+        colour, marker = "#8a8a8a", "D"
         if metric.direction and (low > 0 or high < 0):
             style = arm_style("mse" if (low > 0) == (metric.direction > 0) else "ce")
             colour, marker = style["color"], style["marker"]
@@ -50,7 +43,7 @@ def differences_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
 
     def finish(axes: Axes, metric: Metric) -> None:
         axes.axvline(0, color=INK, linewidth=1)
-        axes.set_title(f"{metric.name}, MSE minus CE")
+        axes.set_title(metric.difference_axis)
         note = {-1: "← MSE arm better", 1: "MSE arm better →", 0: ""}[metric.direction]
         axes.set_title(note, loc="right", size=8.5, weight="normal", color="#555555")
 
@@ -80,7 +73,7 @@ def arms_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
             _interval(axes, mean, low, high, height + offset, style["color"], style["marker"])
 
     def finish(axes: Axes, metric: Metric) -> None:
-        axes.set_title(metric.name)
+        axes.set_title(metric.axis)
 
     figure = _panels(summary, draw, finish, SPACE * (1 + 0.2 * len(arms)))
     with styled():
@@ -115,12 +108,9 @@ def _panels(rows: Sequence[Mapping[str, Any]], draw: Any, finish: Any, space: fl
 
 
 def _line_name(row: Mapping[str, Any]) -> str:
-    """``teacher (last epoch), fresh points``; ``student (best score) of teacher (last epoch)``."""
-    own = _SHORT.get(row["checkpoint"], row["checkpoint"])
-    if row["role"] == "student" and row["teacher_checkpoint"]:
-        own = f"{own}) of teacher ({_SHORT.get(row['teacher_checkpoint'], row['teacher_checkpoint'])}"
+    """``teacher (last epoch), fresh points``."""
     where = where_of(row["quantity"])
-    return f"{row['role']} ({own}){', ' + where if where else ''}"
+    return f"{network_name(group_of(row))}{', ' + where if where else ''}"
 
 
 def _interval(axes: Axes, mean: float, low: float, high: float, height: float, colour: str, marker: str) -> None:
@@ -129,5 +119,5 @@ def _interval(axes: Axes, mean: float, low: float, high: float, height: float, c
         return
     if math.isfinite(low) and math.isfinite(high):
         axes.plot([low, high], [height, height], color=colour, linewidth=1.8, solid_capstyle="butt")
-    size = 10 if marker == "*" else 6
+    size = {"*": 10.0, "D": 5.0}.get(marker, 6.0)
     axes.plot([mean], [height], color=colour, marker=marker, markersize=size, mew=0.5, mec="white", linestyle="none")

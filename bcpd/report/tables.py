@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from bcpd.report.numbers import as_float, interval, number, p_value
-from bcpd.report.quantities import ARMS, Group, arm_name, checkpoint_name, group_of, headline_groups, metric_of
+from bcpd.report.quantities import (
+    ARMS,
+    Group,
+    arm_name,
+    checkpoint_name,
+    group_of,
+    headline_groups,
+    metric_of,
+    network_name,
+)
 
 __all__ = ["Table", "summary_rows", "summary_tables", "tuning_notes", "tuning_table"]
 
@@ -17,7 +26,7 @@ class Table:
     """Cells of text.
 
     Attributes:
-        title: what the rows have in common.
+        title: what the rows have in common; network: the same in few words.
         columns: headings, one a column.
         rows: one text a column each.
         default: whether it is of the checkpoints that headlines are about.
@@ -25,6 +34,7 @@ class Table:
     """
 
     title: str
+    network: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     default: bool = True
@@ -69,11 +79,11 @@ def _summary_table(group: Group, rows: Sequence[Mapping[str, Any]], default: boo
         title = f"Students{of}, themselves at {checkpoint_name(checkpoint)}"
     else:
         title = f"{role.capitalize()}s at {checkpoint_name(checkpoint)}"
-    return Table(title, columns, tuple(lines), default)
+    return Table(title, network_name(group), columns, tuple(lines), default)
 
 
 def summary_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The summary as one table for a terminal: the headings, then a row for every quantity.
+    """The summary as one table for a terminal: the headings, then a row for every quantity, a network named once.
 
     Args:
         results: with a ``summary``.
@@ -85,9 +95,10 @@ def summary_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     difference = f"{arm_name('mse')} minus {arm_name('ce')}"
     lines: list[tuple[str, ...]] = [("network", "quantity", *(arm_name(arm) for arm in arms), difference, "p")]
     for table in summary_tables(results["summary"]):
-        for row in table.rows:
+        for index, row in enumerate(table.rows):
             cells = dict(zip(table.columns, row, strict=True))
-            lines.append((table.title, *(cells.get(column, "–") for column in lines[0][1:])))
+            network = "" if index else table.network
+            lines.append((network, *(cells.get(column, "–") for column in lines[0][1:])))
     return lines
 
 
@@ -134,7 +145,7 @@ def tuning_table(tuning: Sequence[Mapping[str, Any]]) -> Table:
                 mark,
             )
         )
-    return Table("All settings tried", columns, tuple(rows), marked=frozenset(marked))
+    return Table("All settings tried", "tuning", columns, tuple(rows), marked=frozenset(marked))
 
 
 def tuning_notes(tuning: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:
@@ -146,8 +157,9 @@ def tuning_notes(tuning: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:
         decay = trial.get("weight_decay")
         with_decay = f" and weight decay {rate(decay)}" if decay else ""
         where = "it lies on the edge of the grid, a better one may lie outside" if trial["edge"] else "inside the grid"
-        of = "student" if trial.get("role") == "student" else "teacher"
-        text = f"{arm_name(trial['arm'])} {of}: learning rate {rate(trial['learning_rate'])}{with_decay}; {where}."
+        arm = arm_name(trial["arm"])
+        who = f"Student of the {arm}" if trial.get("role") == "student" else f"{arm} teacher"
+        text = f"{who}: learning rate {rate(trial['learning_rate'])}{with_decay}; {where}."
         notes.append((text, bool(trial["edge"])))
     return notes
 
