@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "theory": TRAINING | {"measure", "stats"},
     "runs": EXPERIMENT,
     "report": EXPERIMENT | {"runs"},
-    "cli": EXPERIMENT | {"runs", "report"},
+    "progress": set(),
+    "cli": EXPERIMENT | {"progress", "report", "runs"},
 }
 """What the modules of each part may import, beside the part itself."""
 
