@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "runs": EXPERIMENT,
     "report": EXPERIMENT | {"runs"},
     "progress": set(),
+    "__main__": {"cli"},
     "cli": EXPERIMENT | {"progress", "report", "runs"},
 }
 """What the modules of each part may import, beside the part itself."""
@@ -67,7 +68,7 @@ def test_no_module_imports_against_the_direction() -> None:
     modules = {path: "bcpd." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in files}
     parts = {module.split(".")[1] for module in modules.values()}
     assert {"losses", "train", "distill", "data"} <= parts
-    assert parts - {"__main__"} <= set(ALLOWED), "a new part of bcpd needs its place in the direction of imports"
+    assert parts <= set(ALLOWED), "a new part of bcpd needs its place in the direction of imports"
     wrong = [text for path, module in modules.items() for text in violations(path.read_text(), module, parts)]
     assert wrong == []
 
