@@ -21,7 +21,7 @@ from bcpd.progress import Meter
 
 __all__ = ["main"]
 
-out = Console(soft_wrap=True)
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, soft_wrap=True)
 
 
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--seed", type=int, default=0, help="of every random network, world and sample")
     verify.add_argument("--json", type=Path, metavar="PATH", help="write the checks here")
     verify.add_argument("--report", type=Path, metavar="PATH", default=Path("report.html"), help="the page to write")
+    _add_threads(verify, 1)
     verify.set_defaults(run=_verify)
 
     run = verbs.add_parser("run", help="run an experiment")
@@ -107,6 +108,7 @@ def _add_quickstart(experiments: Any) -> None:
             f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name), help="default: %(default)s"
         )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR", help="default: %(default)s")
+    _add_threads(parser, None)
     parser.set_defaults(run=_run_quickstart)
 
 
@@ -144,7 +146,25 @@ def _add_real(experiments: Any) -> None:
         )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda; default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/real-DATASET")
+    _add_threads(parser, None)
     parser.set_defaults(run=_run_real)
+
+
+def _add_threads(parser: argparse.ArgumentParser, default: int | None) -> None:
+    """Small products do not gain from a second thread, and on a shared machine they lose much by it."""
+    parser.add_argument(
+        "--threads", type=int, default=default, metavar="N", help=f"CPU threads; default: {default or 'the cores'}"
+    )
+
+
+def _set_threads(arguments: argparse.Namespace) -> None:
+    import torch
+
+    if arguments.threads is None:
+        return
+    if arguments.threads < 1:
+        raise ValueError(f"--threads must be at least 1, received {arguments.threads}")
+    torch.set_num_threads(arguments.threads)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -156,6 +176,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from bcpd.theory.suite import STATEMENTS, count_checks
     from bcpd.train import followed_gradient
 
+    _set_threads(arguments)
     started = time.monotonic()
     checks = []
     with Meter("verify", count_checks(arguments.level)) as meter:
@@ -223,6 +244,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _run_quickstart(arguments: argparse.Namespace) -> int:
     from experiments import quickstart
 
+    _set_threads(arguments)
     names = {field.name for field in fields(quickstart.Quickstart)}
     spec = quickstart.Quickstart(**{name: value for name, value in vars(arguments).items() if name in names})
     with Meter("quickstart") as meter:
@@ -235,6 +257,7 @@ def _run_real(arguments: argparse.Namespace) -> int:
 
     from experiments import real
 
+    _set_threads(arguments)
     if arguments.device == "auto":
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():

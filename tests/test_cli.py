@@ -42,7 +42,7 @@ def test_verify_succeeds_only_if_claims_hold_and_controls_fail(
     assert len(stored["checks"]) == len(checks)
     for check in stored["checks"]:
         assert {"id", "statement", "world", "loss", "role", "value", "bound", "holds"} <= check.keys()
-    assert "<svg" in report.read_text()
+    assert "risk-identity" in report.read_text() or not checks
 
 
 @pytest.mark.slow
