@@ -178,7 +178,7 @@ def _worlds(level: str, seed: int) -> _Worlds:
             finite_world(table),
             quadrature_world(contaminated_line(), nodes, "quadrature 1-D"),
             quadrature_world(curved_plane, plane_nodes // 2, "quadrature 2-D"),
-            sample_world(curved_space, 2 * n, seed, "Monte Carlo 30-D"),
+            sample_world(curved_space, n, seed, "Monte Carlo 30-D"),
         ],
         containing=[
             finite_world(inside),
