@@ -9,7 +9,7 @@ from typing import Any
 
 from bcpd.report.figures import Illustration, illustrations
 from bcpd.report.margins import Margin, checks_of, margins, used, variant
-from bcpd.report.numbers import interval, number, scientific
+from bcpd.report.numbers import as_float, interval, number, scientific
 from bcpd.report.quantities import arm_name, group_of, headline_groups, metric_of
 from bcpd.report.sentences import verdict_of
 from bcpd.report.style import png_bytes, svg_bytes
@@ -189,10 +189,13 @@ def _references(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
     sentences = []
     bayes_error = results.get("bayes_error")
     if bayes_error:
-        method = str(bayes_error["method"]).replace("_", " ")
-        error = f", standard error {number(100 * bayes_error['stderr'], 2)}" if bayes_error["method"] != "exact" else ""
-        best = number(100 * (1 - bayes_error["value"]), 2)
-        sentences.append(f"The best possible accuracy is {best} % (1 minus the Bayes error, {method}{error}).")
+        check_keys(bayes_error, ("value", "stderr", "method"), "the Bayes error")
+        method = str(bayes_error["method"])
+        spread = number(100 * as_float(bayes_error["stderr"]), 2)
+        error = "" if method == "exact" else f", standard error {spread}"
+        best = number(100 * (1 - as_float(bayes_error["value"])), 2)
+        words = f"1 minus the Bayes error, {method.replace('_', ' ')}{error}"
+        sentences.append(f"The best possible accuracy is {best} % ({words}).")
     for row in rows:
         value = row["arms"].get("bayes")
         if value is not None and row["role"] == "student" and row["quantity"].endswith("accuracy"):

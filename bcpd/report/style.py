@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -111,19 +113,29 @@ def bare(axes: Axes) -> None:
 
 def svg_bytes(figure: Figure) -> bytes:
     """The figure as SVG with text as outlines and without a date: the same bytes every time."""
-    buffer = io.BytesIO()
-    with styled():
-        FigureCanvasSVG(figure)
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return _drawn(figure, FigureCanvasSVG, "svg", {"Date": None, "Creator": None})
 
 
 def png_bytes(figure: Figure) -> bytes:
     """The figure as PNG at 160 dots an inch, the same bytes every time."""
+    return _drawn(figure, FigureCanvasAgg, "png", {"Software": None})
+
+
+def _drawn(figure: Figure, canvas: type[FigureCanvasBase], format: str, metadata: dict[str, None]) -> bytes:
+    """Draw a copy, as drawing changes a figure.
+
+    Axes stand where the layout puts them, to five decimals: its solver is not the same in every last bit.
+    """
     buffer = io.BytesIO()
     with styled():
-        FigureCanvasAgg(figure)
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        copy: Figure = pickle.loads(pickle.dumps(figure))  # figures cannot be copied otherwise
+        canvas(copy)
+        copy.draw_without_rendering()
+        copy.set_layout_engine("none")
+        for axes in copy.axes:
+            left, bottom, width, height = (round(float(edge), 5) for edge in axes.get_position(original=True).bounds)
+            axes.set_position((left, bottom, width, height))
+        copy.savefig(buffer, format=format, metadata=metadata)
     return buffer.getvalue()
 
 

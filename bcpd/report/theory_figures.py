@@ -125,8 +125,12 @@ def projection_figure(data: Mapping[str, Any]) -> Figure:
     x = np.array(data["x"])
     with styled():
         figure = new_figure(9.6, 5.0)
-        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(3.4, 1))[0]
-        curves, below = left.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+        columns = figure.add_gridspec(1, 2, width_ratios=(3.4, 1))
+        stacked = columns[0].subgridspec(2, 1, height_ratios=(3.2, 1))
+        beside = columns[1].subgridspec(2, 1)
+        curves = figure.add_subplot(stacked[0])
+        below = figure.add_subplot(stacked[1], sharex=curves)
+        curves.tick_params(labelbottom=False)
         curves.plot(x, data["bayes"], color=INK, linewidth=2.4, label="p*(class 1 | x)")
         for loss, dashes in (("ce", "--"), ("mse", "-.")):
             style = {"color": arm_style(loss)["color"], "linestyle": dashes}
@@ -138,8 +142,8 @@ def projection_figure(data: Mapping[str, Any]) -> Figure:
             below.fill_between(x, density, color=colour, alpha=0.55, linewidth=0, label=f"class {k}")
         below.set(xlabel="x", ylabel="density", ylim=(0, None), xlim=(x[0], x[-1]))
         below.legend(loc="upper right", ncols=2, fontsize=8.5)
-        metrics = (("mse", "MSE to p*"), ("kl", "KL to p*"))
-        for bars, (metric, title) in zip(right.subplots(2, 1), metrics, strict=True):
+        for row, (metric, title) in enumerate((("mse", "MSE to p*"), ("kl", "KL to p*"))):
+            bars = figure.add_subplot(beside[row])
             _metric_bars(bars, {loss: data["distances"][loss][metric] for loss in ("ce", "mse")}, title)
     return figure
 
