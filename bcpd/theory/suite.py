@@ -158,10 +158,10 @@ def _worlds(level: str, seed: int) -> _Worlds:
     direction = torch.zeros(1, 1, 30, dtype=torch.float64)
     direction[..., 0] = 1.0
     curved_space = GaussianMixture(
-        means=torch.tensor([[[-1.0], [4.0]], [[1.0], [1.5]]]).double() * direction,
+        means=torch.tensor([[[-2.0], [4.0]], [[1.5], [1.5]]]).double() * direction,
         covariance=1.0,
-        weights=[[0.8, 0.2], [0.5, 0.5]],
-        priors=[0.5, 0.5],
+        weights=[[0.9, 0.1], [0.5, 0.5]],
+        priors=[0.65, 0.35],
     )
     rational = rational_world(seed)
     table = FiniteMixture(normal(7).softmax(-1), (1.5 * normal(7, 3)).softmax(-1), points=normal(7, 2))
