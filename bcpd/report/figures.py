@@ -131,7 +131,8 @@ def _quickstart(results: Mapping[str, Any]) -> list[Illustration]:
             "After every epoch, mean over draws with a 95 % t band. Dashed: the transfer inputs, on which the student "
             "will see the teacher and which the teacher was trained on; solid: fresh points. Markers (open on the "
             f"transfer inputs) stand at the mean epoch of the {chosen}. A line that turns up again belongs to teachers "
-            "that leave p* as they memorise labels: then the epoch at which a teacher is taken decides as well.",
+            "that leave p* as they memorise labels: then the epoch at which a teacher is taken decides as well. The "
+            "axes are cut above the second half of training.",
             lambda: distance_path_figure(results),
         ),
         _illustration(

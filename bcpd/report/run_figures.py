@@ -50,7 +50,7 @@ def distance_path_figure(results: Mapping[str, Any]) -> Figure:
                     if place == "transfer":
                         style |= {"markerfacecolor": "white", "markersize": 5.5}
                     _mark_epoch(axes, mean, _mean_epoch(results["rows"], path["arm"]), style)
-                    late.append(mean[len(mean) // 5 :])
+                    late.append(mean[len(mean) // 2 :])
             axes.set(xlabel="epoch", title=metric_of(metric).axis, ylim=(0, _top(late)))
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         figure.axes[0].set_ylabel("distance to p*")
@@ -135,6 +135,7 @@ def student_figure(results: Mapping[str, Any], distance: str = "mse", unit: str 
                 _cross(axes, points, arm)
             exact = [scale * as_float(row["fresh_accuracy"]) for key, row in students.items() if key[0] == "bayes"]
             _reference(axes, exact)
+            axes.locator_params(axis="x", nbins=6)
             axes.set(xlabel=metric_of(distance).axis, title=f"teacher's distance, {where_of(column)}")
         figure.axes[0].set_ylabel("student's accuracy on fresh points (%)")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -210,9 +211,9 @@ def _mean_epoch(rows: Sequence[Mapping[str, Any]], arm: str) -> float:
 
 
 def _top(late: Sequence[Array]) -> float | None:
-    """The upper limit of an axis that starts at 0 and leaves out the steep first epochs."""
+    """The upper limit of an axis that starts at 0 and shows the second half of training well."""
     values = np.concatenate([[math.nan], *late])
-    return 1.25 * float(np.nanmax(values)) if np.isfinite(values).any() else None
+    return 1.6 * float(np.nanmax(values)) if np.isfinite(values).any() else None
 
 
 def _cross(axes: Axes, points: Sequence[tuple[float, float]], arm: str) -> None:

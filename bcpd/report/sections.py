@@ -10,7 +10,7 @@ from typing import Any
 from bcpd.report.figures import Illustration, illustrations
 from bcpd.report.margins import Margin, checks_of, margins, used, variant
 from bcpd.report.numbers import as_float, interval, number, scientific
-from bcpd.report.quantities import arm_name, group_of, headline_groups, metric_of
+from bcpd.report.quantities import arm_name, group_of, headline_groups, metric_of, network_name
 from bcpd.report.sentences import verdict_of
 from bcpd.report.style import png_bytes, svg_bytes
 from bcpd.report.tables import Table, check_keys, summary_tables, tuning_notes, tuning_table
@@ -169,19 +169,38 @@ def _tuning(tuning: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, bool]]
     return (tuning_notes(tuning), tuning_table(tuning)) if tuning else None
 
 
-def _tally(summary: Sequence[Mapping[str, Any]], unit: str) -> str:
-    """How all comparisons of the summary that have a better side came out."""
-    rows = [row for row in summary if metric_of(row["quantity"]).direction]
-    verdicts = [verdict for row in rows if (verdict := verdict_of(row, unit)) is not None]
-    judged = [verdict for verdict in verdicts if verdict.outcome != "undefined"]
-    if not judged:
-        return ""
-    mse, ce = (sum(verdict.better == arm for verdict in judged) for arm in ("mse", "ce"))
-    return (
-        f"Of all {len(judged)} comparisons of the summary, the {arm_name('mse')} arm was better in {mse}, "
-        f"the {arm_name('ce')} arm in {ce}, and {len(judged) - mse - ce} had an interval that contains zero. "
-        "They are not independent, and the intervals are not adjusted for their number."
+def _tally(summary: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]:
+    """How all comparisons that have a better side came out, network by network, and whether the direction depends."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in summary:
+        verdict = verdict_of(row, unit)
+        if verdict is None or not metric_of(row["quantity"]).direction or verdict.outcome == "undefined":
+            continue
+        count = counts.setdefault(network_name(group_of(row)), {"mse": 0, "ce": 0, "neither": 0})
+        count[verdict.better or "neither"] += 1
+    leaning = {
+        arm: [name for name, count in counts.items() if count[arm] and not count[other]]
+        for arm, other in (("mse", "ce"), ("ce", "mse"))
+    }
+    total = {arm: sum(count[arm] for count in counts.values()) for arm in ("mse", "ce", "neither")}
+    sentence = (
+        f"Of all {sum(total.values())} comparisons of the summary, the {arm_name('mse')} arm was better in "
+        f"{total['mse']}, the {arm_name('ce')} arm in {total['ce']}, and {total['neither']} had an interval that "
+        "contains zero. They are not independent, and the intervals are not adjusted for their number."
     )
+    depends = ""
+    if leaning["mse"] and leaning["ce"]:
+        depends = (
+            f"The direction depends on the network and its checkpoint: only {arm_name('mse')} is favoured for "
+            f"{', '.join(leaning['mse'])}; only {arm_name('ce')} for {', '.join(leaning['ce'])}."
+        )
+    columns = ("network", f"{arm_name('mse')} better", f"{arm_name('ce')} better", "interval contains zero")
+    rows = tuple((name, str(c["mse"]), str(c["ce"]), str(c["neither"])) for name, c in counts.items())
+    return {
+        "sentence": sentence if counts else "",
+        "depends": depends,
+        "table": Table("Number of comparisons", "", columns, rows) if counts else None,
+    }
 
 
 def _references(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -100,6 +100,7 @@ def _panels(rows: Sequence[Mapping[str, Any]], draw: Any, finish: Any, space: fl
                 draw(axes, metric, row, height)
             axes.set_yticks(range(len(members)), [_line_name(row) for row in members], fontsize=8.5)
             axes.set_ylim(len(members) - 0.4, -0.6)
+            axes.locator_params(axis="x", nbins=7)
             axes.spines["left"].set_visible(False)
             axes.tick_params(axis="y", length=0)
             axes.grid(axis="y", visible=False)

@@ -124,6 +124,20 @@ def test_the_tally_counts_both_sides(without_figures: None) -> None:
     assert "in 0, the CE arm in 0, and 7 had" in words(build_report([quickstart(0.001, 0.01)]))
 
 
+def test_a_direction_that_turns_with_the_checkpoint_is_said(without_figures: None) -> None:
+    assert "The direction depends" not in words(build_report([quickstart()]))
+    results, other = quickstart(-0.01), quickstart(0.01)
+    results["summary"] = [
+        turned if row["checkpoint"] == "last" else row
+        for row, turned in zip(results["summary"], other["summary"], strict=True)
+    ]
+    text = words(build_report([results]))
+    assert (
+        "only MSE is favoured for teacher (best score), student (best score) of teacher (best score); "
+        "only CE for teacher (last epoch)." in text
+    )
+
+
 def test_references_and_tuning_are_told_from_the_data(without_figures: None) -> None:
     results = quickstart()
     text = words(build_report([results]))
