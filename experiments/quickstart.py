@@ -89,11 +89,11 @@ class Quickstart:
     """
 
     draws: int = 12
-    tuning_draws: int = 3
+    tuning_draws: int = 2
     train: int = 6000
     validation: float = 1 / 6
-    held_out: int = 4000
-    epochs: int = 30
+    held_out: int = 3000
+    epochs: int = 20
     batch_size: int = 32
     rates: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     hidden: tuple[int, ...] = (128, 128)
