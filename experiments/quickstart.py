@@ -89,7 +89,7 @@ class Quickstart:
     """
 
     draws: int = 12
-    tuning_draws: int = 2
+    tuning_draws: int = 3
     train: int = 6000
     validation: float = 1 / 6
     held_out: int = 3000
@@ -158,6 +158,7 @@ def run(
         "seconds": round(time.monotonic() - started, 1),
         "bayes_error": asdict(bayes_error),
         "tuning": [trial.record() for trial in trials],
+        "sensitivity": work.sensitivity,
         "rows": rows,
         "paths": paths,
         "summary": summarise(rows, QUANTITIES, unit="draw"),
@@ -173,6 +174,7 @@ class _Work:
         self.spec, self.folder, self.progress = spec, folder, progress
         self.mixture = spec.mixture()
         self.data: dict[tuple[int, ...], tuple[InMemory, InMemory]] = {}
+        self.sensitivity: list[dict[str, Any]] = []
 
     def seeds(self, purpose: str, count: int) -> list[int]:
         return [derive(self.spec.seed, "quickstart", purpose, number) for number in range(count)]
@@ -240,6 +242,19 @@ class _Work:
             ]
         )
         trials.extend(marked)
+        # how much hangs on the rate: the distance of every rate tried, best-score and last epoch
+        for checkpoint in ("best_score", "last"):
+            distances = [_short(row["fresh_mse"]) for row in fitted.at(checkpoint)]
+            for number, rate in enumerate(self.spec.rates):
+                self.sensitivity.append(
+                    {
+                        "role": role,
+                        "arm": arm,
+                        "learning_rate": rate,
+                        "checkpoint": checkpoint,
+                        "fresh_mse": distances[number * count : (number + 1) * count],
+                    }
+                )
         return best.learning_rate
 
 
