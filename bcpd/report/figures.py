@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from bcpd.report.quantities import DEFAULT_CHECKPOINT, checkpoint_name
+from bcpd.report.rate_figure import rate_figure
 from bcpd.report.run_figures import distance_path_figure, path_figure, student_figure
 from bcpd.report.style import save_figure
 from bcpd.report.summary_figures import arms_figure, differences_figure
@@ -134,6 +135,15 @@ def _quickstart(results: Mapping[str, Any]) -> list[Illustration]:
             "that leave p* as they memorise labels: then the epoch at which a teacher is taken decides as well. The "
             "axes are cut above the second half of training.",
             lambda: distance_path_figure(results),
+        ),
+        _illustration(
+            "quickstart-rates",
+            "How much hangs on the learning rate",
+            "Distance to p* on fresh points of every rate tried, on the draws set aside for tuning (points: draws; "
+            "ring: the rate chosen by the loss's own validation score at its best epoch). Where a line climbs on the "
+            "right at the last epoch but not at the best score, a larger rate acts as a longer training, and which "
+            "loss ends closer at the last epoch depends on the rates that happened to be chosen.",
+            lambda: rate_figure(results),
         ),
         _illustration(
             "quickstart-students",

@@ -53,6 +53,18 @@ def quickstart(gap: float = -0.01, spread: float = 0.001) -> dict[str, Any]:
             _trial("ce", 0.1, "inf", False, False),
             _trial("mse", 0.1, 0.61, True, True),
         ],
+        "sensitivity": [
+            {
+                "role": "teacher",
+                "arm": arm,
+                "learning_rate": rate,
+                "checkpoint": checkpoint,
+                "fresh_mse": [level, 1.1 * level],
+            }
+            for arm in ("ce", "mse")
+            for checkpoint in ("best_score", "last")
+            for rate, level in ((0.01, 0.03), (0.1, 0.03 if checkpoint == "best_score" else 0.09))
+        ],
         "rows": rows,
         "paths": paths,
         "summary": summarise(rows, quantities, unit="draw"),

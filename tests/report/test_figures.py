@@ -14,6 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from bcpd.report import illustrations, save_figure, save_figures
+from bcpd.report.rate_figure import rate_figure
 from bcpd.report.run_figures import distance_path_figure, path_figure, student_figure
 from bcpd.report.style import ARM_STYLES, png_bytes, svg_bytes
 from bcpd.report.summary_figures import arms_figure, differences_figure
@@ -179,3 +180,17 @@ def test_figures_of_nothing_and_of_an_unknown_kind_are_refused() -> None:
         arms_figure([])
     with pytest.raises(ValueError, match=r"kind among \['quickstart', 'real', 'verify'\], received 'toy'"):
         illustrations({"kind": "toy"})
+
+
+def test_every_rate_tried_is_drawn_and_the_chosen_one_ringed() -> None:
+    results = quickstart()
+    figure = rate_figure(results)
+    panels = figure.axes
+    assert [axes.get_xscale() for axes in panels] == ["log", "log"]
+    means = {line.get_label(): line.get_ydata() for line in panels[1].lines if not line.get_label().startswith("_")}
+    assert [list(values) for values in means.values()] == [pytest.approx([0.0315, 0.0945])] * 2
+    rings = [line.get_xdata()[0] for line in panels[1].lines if line.get_marker() == "o"]
+    assert rings == [0.01, 0.1]
+    results["sensitivity"] = [row | {"role": "student"} for row in results["sensitivity"]]
+    with pytest.raises(ValueError, match="no teacher"):
+        rate_figure(results)
