@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from bcpd import cli
+from bcpd.report.tables import markdown, summary_rows
+from bcpd.runs import read_results
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -34,3 +36,9 @@ def test_command_parses(command: str) -> None:
 def test_the_readme_shows_something() -> None:
     assert len(BLOCKS) >= 5
     assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("name", ["quickstart", "real-cifar100"])
+def test_tables_are_those_of_the_stored_results(name: str) -> None:
+    (results,) = read_results(Path(__file__).parents[1] / "experiments" / "results" / name / "results.json")
+    assert markdown(summary_rows(results)) in README

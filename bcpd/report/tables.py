@@ -18,7 +18,7 @@ from bcpd.report.quantities import (
     network_name,
 )
 
-__all__ = ["Table", "summary_rows", "summary_tables", "tuning_notes", "tuning_table"]
+__all__ = ["Table", "markdown", "summary_rows", "summary_tables", "tuning_notes", "tuning_table"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,12 @@ def summary_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
             network = "" if index else table.network
             lines.append((network, *(cells.get(column, "–") for column in lines[0][1:])))
     return lines
+
+
+def markdown(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of :func:`summary_rows`, headings first, as a Markdown table."""
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body]) + "\n"
 
 
 def arms_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
