@@ -14,6 +14,7 @@ constants) its buffers: both are saved and resumed with the run.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -58,7 +59,7 @@ class Phase:
             )
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """What a network is trained with. Subclass it, set ``needs`` and write :meth:`loss`.
 
     Attributes:
@@ -89,6 +90,7 @@ class Method(nn.Module):
         """The batch that the networks see: rotations, negatives, .... The generator is keyed by (seed, epoch, step)."""
         return batch
 
+    @abstractmethod
     def loss(self, batch: Batch, s: Views, t: Views | None) -> Mapping[str, Tensor]:
         """Named terms, already weighted; the trainer minimises their sum.
 
@@ -99,7 +101,6 @@ class Method(nn.Module):
         Returns:
             each term a scalar ``()``, or ``(R,)`` for R replicas.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define loss(batch, s, t)")
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Log-probabilities of the trained network, by which it is measured and distilled; log-softmax by default."""

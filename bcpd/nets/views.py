@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class Views(NamedTuple):
     preacts: tuple[Tensor, ...]
 
 
-class Net(nn.Module):
+class Net(nn.Module, ABC):
     """A classifier from ``(B, *input_shape)`` to :class:`Views`.
 
     Attributes:
@@ -51,5 +52,6 @@ class Net(nn.Module):
         self.input_shape = tuple(input_shape)
         self.replicas = replicas
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Views:
-        raise NotImplementedError
+        """Views of ``x``."""

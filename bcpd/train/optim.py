@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from bcpd.train.recipe import Recipe
 __all__ = ["AnyOptimizer", "ReplicaAdam", "ReplicaOptimizer", "ReplicaSGD", "build_optimizer", "set_rates"]
 
 
-class ReplicaOptimizer:
+class ReplicaOptimizer(ABC):
     """Parameters carry R replicas on their leading axis; ``rates`` and ``decays`` hold one number for each.
 
     A replica's rate multiplies its update, never its loss: momentum, decay and Adam's moments are those of R separate
@@ -46,8 +47,9 @@ class ReplicaOptimizer:
                     gradient = gradient.addcmul(parameter, self._columns(self.decays, parameter))
                 self._update(parameter, gradient, state)
 
+    @abstractmethod
     def _update(self, parameter: nn.Parameter, gradient: Tensor, state: dict[str, Tensor]) -> None:
-        raise NotImplementedError
+        """Change one parameter in place, given its gradient (decay included) and its moments."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients."""
