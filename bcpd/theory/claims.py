@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, jvp
+from torch.func import functional_call
 
 from bcpd.losses import Loss
 from bcpd.nets import Net, build
@@ -38,7 +38,7 @@ GradientOf = Callable[[Net, Tensor, Tensor, Loss], Sequence[Tensor]]
 
 STANDARD_ERRORS = 5.0
 TOLERANCE = {"exact": 1e-12, "quadrature": 1e-8}
-DIRECTIONS = 4
+DIRECTIONS = 8
 GAINS = (0.5, 0.8, 1.1, 1.4)  # of the random networks' weights: from nearly constant to steep
 
 
@@ -98,8 +98,8 @@ def gradient_identity(version: Version, world: World, seed: int, gradient_of: Gr
 
     On finite X the left side is what the trainer itself steps along (``gradient_of``, on the listed pairs), so that a
     wrong reduction or scale in the trainer's code would show; in the other worlds it is the trainer's loss under
-    autograd (by Monte Carlo, for each pair: all derivatives in the last layer, and 4 random directional derivatives in
-    all layers). The right side is autograd on the divergence.
+    autograd (by Monte Carlo, for each pair: all derivatives in the last layer, and 8 random directional derivatives in
+    the first). The right side is autograd on the divergence.
     """
     net = random_network(world, seed)
     if version.realised:
@@ -113,17 +113,20 @@ def gradient_identity(version: Version, world: World, seed: int, gradient_of: Gr
         return left * version.label_loss(z, at.y) + total
 
     if world.kind == "monte_carlo":
-        draw = generator(seed, "directions")
         views = net(world.x)
-        z = views.logits.detach().requires_grad_()
-        total = version.label_loss(z, world.y) - version.divergence(world.bayes, version.readout(z))
-        (by_logit,) = torch.autograd.grad(total.sum(), z)
-        features = linear_design(views.pooled.detach())
-        columns = list((features[:, :, None] * by_logit[:, None, :]).flatten(1).T)
-        for _ in range(DIRECTIONS):
-            tangent = tuple(torch.randn(p.shape, generator=draw, dtype=p.dtype) for p in parameters)
-            columns.append(jvp(lambda *values: residual(values, world, 1.0, -1.0), parameters, tangent)[1])
-        return _standard_errors(torch.stack(columns, 1)), STANDARD_ERRORS
+        difference = version.label_loss(views.logits, world.y) - version.divergence(
+            world.bayes, version.readout(views.logits)
+        )
+        by_logit, by_hidden = torch.autograd.grad(difference.sum(), (views.logits, views.preacts[0]))
+        features, inputs = linear_design(views.pooled.detach()), linear_design(world.x)
+        draw = generator(seed, "directions")
+        directions = torch.randn(DIRECTIONS, by_hidden.shape[1], inputs.shape[1], generator=draw, dtype=torch.float64)
+        # a pair's gradient in a layer is the outer product of the layer's input and its output's gradient
+        columns = [
+            (features[:, :, None] * by_logit[:, None, :]).flatten(1),
+            *(((by_hidden @ direction) * inputs).sum(1, keepdim=True) for direction in directions),
+        ]
+        return _standard_errors(torch.cat(columns, 1)), STANDARD_ERRORS
 
     def gradient(at: World, left: float, right: float) -> list[Tensor]:
         leaves = [parameter.clone().requires_grad_() for parameter in parameters]
