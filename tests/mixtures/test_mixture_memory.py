@@ -68,6 +68,7 @@ def test_ten_million_points_stream_through() -> None:
     found = measured("""
         streamed("gaussian-1d", 100_000)
         found["stream"] = growth(lambda: found.update(error=streamed("gaussian-1d", 10_000_000)))
+        toy.posterior(torch.zeros(2_000_000, 2))
         x = torch.zeros(10_000_000, 2, dtype=torch.float32)
         found["posterior"] = growth(lambda: toy.posterior(x))
     """)
