@@ -20,7 +20,7 @@ from bcpd.theory.worlds import Kind, World, finite_world, quadrature_world, rati
 __all__ = ["LEVELS", "STATEMENTS", "contaminated_line", "count_checks", "run_checks"]
 
 LEVELS = ("quick", "full")
-REPETITIONS = {"quick": 1, "full": 5}
+REPETITIONS = {"quick": 1, "full": 3}
 LOSSES_CHECKED = ("ce", "mse")
 
 STATEMENTS = {
@@ -141,8 +141,8 @@ def contaminated_line() -> GaussianMixture:
 
 
 def _worlds(level: str, seed: int) -> _Worlds:
-    nodes, n = (128, 60_000) if level == "quick" else (160, 200_000)
-    plane_nodes = 64 if level == "quick" else 96
+    nodes, n = (128, 60_000) if level == "quick" else (160, 100_000)
+    plane_nodes = 64 if level == "quick" else 80
     draw = generator(seed, "worlds")
 
     def normal(*shape: int) -> torch.Tensor:
