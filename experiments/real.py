@@ -18,6 +18,7 @@ import torch
 
 from bcpd.data import NORMALISATION, Images, InMemory, digits, read_cifar, stratified_subset
 from bcpd.distill import KD, Method, Supervised
+from bcpd.losses import LOSSES
 from bcpd.measure import label_scores
 from bcpd.nets import build
 from bcpd.provenance import provenance
@@ -139,6 +140,8 @@ def run(
     quantities.append(
         Quantity("agreement", "agreement with its teacher (validation)", "student", "last", spec.teacher_checkpoint)
     )
+    paths = [_paths(role, arm, runs) for (role, arm, _), runs in fits.items()]
+    tuning = [trial.record() for trial in trials]
     return {
         "kind": "real",
         "title": f"{spec.teacher} to {spec.student} on {spec.dataset}",
@@ -150,11 +153,11 @@ def run(
         "spec": {**asdict(spec), "train_images": work.train_count, "test_images": len(work.test)},
         "provenance": provenance(device),
         "seconds": round(time.monotonic() - started, 1),
-        "tuning": [trial.record() for trial in trials],
+        "tuning": tuning,
         "rows": rows,
-        "paths": [_paths(role, arm, runs) for (role, arm, _), runs in fits.items()],
+        "paths": paths,
         "summary": summarise(rows, quantities, unit="seed"),
-        "notes": _notes(spec, fits, trials),
+        "notes": _notes(spec, paths, tuning),
     }
 
 
@@ -279,27 +282,38 @@ def _paths(role: str, arm: str, runs: list[Fitted]) -> dict[str, Any]:
     }
 
 
-def _notes(spec: Real, fits: Mapping[tuple[str, str, str | None], list[Fitted]], trials: list[Trial]) -> list[str]:
+def _notes(spec: Real, paths: list[dict[str, Any]], trials: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know before leaning on a number, from the numbers."""
     notes = [
         f"The unit of every interval is the seed ({spec.seeds} of them): its own training images, split, "
         f"initialisation and batch order. Students train at the CE setting in every arm."
     ]
-    for (role, arm, _), runs in fits.items():
-        if role != "teacher" or spec.epochs < 5:
+    for path in paths:
+        arm, losses = path["arm"], path["metrics"]["train_loss"]
+        if path["role"] != "teacher" or arm not in LOSSES:
             continue
-        window = max(1, spec.epochs // 5)
-        drops = [float(1 - f.path("train_loss")[-1, 0] / f.path("train_loss")[-1 - window, 0]) for f in runs]
-        drop = sum(drops) / len(drops)
-        if drop > 0.02:
+        num_classes = {"cifar100": 100}.get(spec.dataset, 10)
+        uniform = float(LOSSES[arm](torch.zeros(1, num_classes), torch.zeros(1, dtype=torch.int64)))
+        left = sum(losses[-1]) / len(losses[-1]) / uniform
+        if left > 0.5:
             notes.append(
-                f"The {arm} teacher's training loss still fell by {drop:.0%} over the last {window} epochs: it had not "
-                f"levelled off, and a longer schedule may change the comparison."
+                f"The {arm} teacher is under-trained: its training loss ended at {left:.0%} of what the uniform "
+                f"prediction costs."
             )
+        window = max(1, spec.epochs // 5)
+        if len(losses) > window:
+            gained = sum(losses[-1 - window]) - sum(losses[-1])
+            drop = gained / (uniform * len(losses[-1]) - sum(losses[-1]))
+            if drop > 0.02:
+                notes.append(
+                    f"The {arm} teacher's training loss had not levelled off: {drop:.0%} of what it gained on the "
+                    f"uniform prediction came in the last {window} epochs."
+                )
     notes.extend(
-        f"The chosen setting of {trial.arm} (rate {trial.learning_rate:g}, decay {trial.weight_decay:g}) lies on the "
-        f"edge of its grid."
+        f"The chosen setting of {trial['arm']} (rate {trial['learning_rate']:g}, decay {trial['weight_decay']:g}) lies "
+        f"on the edge of its grid."
         for trial in trials
-        if trial.edge
+        if trial["edge"]
     )
     return notes
 
