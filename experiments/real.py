@@ -26,7 +26,7 @@ from bcpd.runs import Quantity, Trial, choose, summarise
 from bcpd.seeds import derive
 from bcpd.train import Cosine, Fitted, Progress, Recipe, fit, log_probabilities
 
-__all__ = ["DATASETS", "Real", "run"]
+__all__ = ["DATASETS", "Real", "caveats", "run"]
 
 DATASETS = ("cifar100", "cifar10", "digits")
 VALIDATION = ("validation_accuracy", "validation_nll", "validation_brier")
@@ -129,9 +129,7 @@ def run(
     for (role, arm, teacher_checkpoint), runs in fits.items():
         for number, fitted in enumerate(runs):
             for row in work.test_rows(fitted):
-                rows.append(
-                    {"seed": number, "role": role, "arm": arm, "teacher_checkpoint": teacher_checkpoint, **row}
-                )
+                rows.append({"seed": number, "role": role, "arm": arm, "teacher_checkpoint": teacher_checkpoint, **row})
     quantities = [
         Quantity(metric, label, role, "last", None if role == "teacher" else spec.teacher_checkpoint)
         for role in ("teacher", "student")
@@ -157,7 +155,7 @@ def run(
         "rows": rows,
         "paths": paths,
         "summary": summarise(rows, quantities, unit="seed"),
-        "notes": _notes(spec, paths, tuning),
+        "notes": caveats(spec, work.test.num_classes, paths, tuning),
     }
 
 
@@ -282,8 +280,8 @@ def _paths(role: str, arm: str, runs: list[Fitted]) -> dict[str, Any]:
     }
 
 
-def _notes(spec: Real, paths: list[dict[str, Any]], trials: list[dict[str, Any]]) -> list[str]:
-    """What a reader must know before leaning on a number, from the numbers."""
+def caveats(spec: Real, num_classes: int, paths: list[dict[str, Any]], trials: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know before leaning on a number, from the numbers: under-training, and edges of grids."""
     notes = [
         f"The unit of every interval is the seed ({spec.seeds} of them): its own training images, split, "
         f"initialisation and batch order. Students train at the CE setting in every arm."
@@ -292,7 +290,6 @@ def _notes(spec: Real, paths: list[dict[str, Any]], trials: list[dict[str, Any]]
         arm, losses = path["arm"], path["metrics"]["train_loss"]
         if path["role"] != "teacher" or arm not in LOSSES:
             continue
-        num_classes = {"cifar100": 100}.get(spec.dataset, 10)
         uniform = float(LOSSES[arm](torch.zeros(1, num_classes), torch.zeros(1, dtype=torch.int64)))
         left = sum(losses[-1]) / len(losses[-1]) / uniform
         if left > 0.5:

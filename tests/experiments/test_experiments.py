@@ -152,3 +152,23 @@ def test_validation_and_test_images_are_never_trained_on(tmp_path: Path, monkeyp
     )
     real.run(spec)
     assert len(set(seen)) == 150
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([2.2, 2.1, 2.0, 1.9, 1.8, 1.7], ["under-trained", "not levelled off"]),
+        ([2.0, 1.0, 0.2, 0.1, 0.1, 0.1], []),
+        ([2.0, 1.5, 1.4, 1.4, 1.4, 1.4], ["under-trained"]),
+    ],
+)
+def test_an_under_trained_teacher_is_said_to_be_one_and_a_trained_one_is_not(
+    losses: list[float], said: list[str]
+) -> None:
+    paths = [{"role": "teacher", "arm": "ce", "metrics": {"train_loss": [[loss, loss] for loss in losses]}}]
+    trial = {"arm": "ce", "learning_rate": 0.1, "weight_decay": 0.0, "edge": False}
+    spec = real.Real(dataset="digits", epochs=len(losses), seeds=2)
+    notes = real.caveats(spec, 10, paths, [trial])
+    assert len(notes) == 1 + len(said)
+    assert all(words in note for words, note in zip(said, notes[1:], strict=True))
+    assert "edge of its grid" in real.caveats(spec, 10, paths, [trial | {"edge": True}])[-1]
