@@ -25,6 +25,12 @@ class Check:
         value: what was computed: an absolute difference, a number of standard errors, or a signed gap.
         bound: the claim holds where ``value <= bound``.
         holds: whether it did. A control's ``holds`` is false when it fails as it should.
+        claim: the claim it belongs to.
+        control: which wrong version was tried, ``None`` for the claim itself.
+        detail: what else tells it from the claim's other checks.
+        comparisons: how many Monte Carlo numbers the value is the largest of; 0 where chance has no part.
+        stderr: of the value, where there is one worth showing.
+        tightness: for an inequality, the largest attained share of its bound.
     """
 
     id: str
@@ -35,12 +41,20 @@ class Check:
     value: float
     bound: float
     holds: bool
+    claim: str
+    control: str | None = None
+    detail: str = ""
+    comparisons: int = 0
+    stderr: float | None = None
+    tightness: float | None = None
 
     @classmethod
-    def of(cls, id: str, statement: str, world: str, loss: str, role: Role, value: float, bound: float) -> Check:
+    def of(
+        cls, id: str, statement: str, world: str, loss: str, role: Role, value: float, bound: float, **more: Any
+    ) -> Check:
         """A check whose ``holds`` follows from value and bound; ``nan`` never holds."""
         holds = not math.isnan(value) and value <= bound
-        return cls(id, statement, world, loss, role, float(value), float(bound), holds)
+        return cls(id, statement, world, loss, role, float(value), float(bound), holds, **more)
 
     @property
     def as_expected(self) -> bool:

@@ -1,6 +1,6 @@
 r"""Theorem 1 and its consequences, each as one function of a version (right or wrong) and a world.
 
-A function returns ``(value, bound)``: the claim holds where ``value <= bound``. On finite X and by quadrature the value
+A function returns an :class:`Outcome`: the claim holds where ``value <= bound``. On finite X and by quadrature the value
 is an absolute or relative error; in Monte Carlo worlds it is the largest number of standard errors from zero, and the
 bound is 5 (two-sided false-alarm rate 5.7e-7 a number).
 """
@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from bcpd.losses import Loss
 from bcpd.nets import Net, build
 from bcpd.seeds import derive, generator
+from bcpd.theory.claim import GradientOf, Outcome
 from bcpd.theory.linear import linear_design, logits, minimise, table_design
 from bcpd.theory.versions import Version
 from bcpd.theory.worlds import World
 
 __all__ = [
-    "GradientOf",
     "gradient_identity",
     "minimiser_equality",
     "minimiser_is_bayes",
@@ -31,10 +30,6 @@ __all__ = [
     "random_network",
     "risk_identity",
 ]
-
-Result = tuple[float, float]
-GradientOf = Callable[[Net, Tensor, Tensor, Loss], Sequence[Tensor]]
-"""``(net, x, y, loss) -> gradient for each parameter`` of the mean label loss, as the trainer follows it."""
 
 STANDARD_ERRORS = 5.0
 TOLERANCE = {"exact": 1e-12, "quadrature": 1e-8}
@@ -58,7 +53,7 @@ def random_network(world: World, seed: int, gain: float = 1.0) -> Net:
     return net
 
 
-def risk_identity(version: Version, world: World, seed: int) -> Result:
+def risk_identity(version: Version, world: World, seed: int) -> Outcome:
     r"""Theorem 1, first half: :math:`E\,\ell(y, q) = E\,H_\ell(p^*) + E\,d_\ell(p^*, q)` for random networks q.
 
     For CE, H is Shannon's entropy and d is :math:`KL(p^* \| q)`; for the Brier score they are
@@ -82,7 +77,7 @@ def risk_identity(version: Version, world: World, seed: int) -> Result:
     if world.kind == "monte_carlo":
         # the identity holds given x, hence under any weights that are functions of x
         weights = torch.cat([torch.ones_like(world.bayes[:, :1]), world.bayes], 1)
-        return _standard_errors(((risk - claimed)[:, :, None] * weights[:, None, :]).flatten(1)), STANDARD_ERRORS
+        return _standard_errors(((risk - claimed)[:, :, None] * weights[:, None, :]).flatten(1))
     left = world.mean(risk)
     error = (left - world.mean(claimed)).abs()
     if world.finer is not None:
@@ -90,10 +85,10 @@ def risk_identity(version: Version, world: World, seed: int) -> Result:
         fine = world.finer.mean(fine_risk)
         error = torch.maximum(error, (fine - left).abs())
         error = torch.maximum(error, (fine - world.finer.mean(fine_claimed)).abs())
-    return float((error / (1 + left.abs())).max()), TOLERANCE[world.kind]
+    return Outcome(float((error / (1 + left.abs())).max()), TOLERANCE[world.kind])
 
 
-def gradient_identity(version: Version, world: World, seed: int, gradient_of: GradientOf | None) -> Result:
+def gradient_identity(version: Version, world: World, seed: int, gradient_of: GradientOf | None) -> Outcome:
     r"""Theorem 1 along the path: :math:`\nabla_\theta E\,\ell(y, q_\theta) = \nabla_\theta E\,d(p^*, q_\theta)`.
 
     On finite X the left side is what the trainer itself steps along (``gradient_of``, on the listed pairs), so that a
@@ -126,7 +121,7 @@ def gradient_identity(version: Version, world: World, seed: int, gradient_of: Gr
             (features[:, :, None] * by_logit[:, None, :]).flatten(1),
             *(((by_hidden @ direction) * inputs).sum(1, keepdim=True) for direction in directions),
         ]
-        return _standard_errors(torch.cat(columns, 1)), STANDARD_ERRORS
+        return _standard_errors(torch.cat(columns, 1))
 
     def gradient(at: World, left: float, right: float) -> list[Tensor]:
         leaves = [parameter.clone().requires_grad_() for parameter in parameters]
@@ -141,10 +136,10 @@ def gradient_identity(version: Version, world: World, seed: int, gradient_of: Gr
     error = _sup(followed, claimed)
     if world.finer is not None:
         error = max(error, _sup(gradient(world.finer, 1.0, 0.0), gradient(world.finer, 0.0, 1.0)))
-    return error, 1e-10 if world.kind == "exact" else TOLERANCE["quadrature"]
+    return Outcome(error, 1e-10 if world.kind == "exact" else TOLERANCE["quadrature"])
 
 
-def minimiser_equality(version: Version, world: World, seed: int) -> Result:
+def minimiser_equality(version: Version, world: World, seed: int) -> Outcome:
     r"""Theorem 1's statement, in a restricted class that does not contain p* (linear softmax).
 
     :math:`\arg\min_{q \in F} E\,\ell(y, q) = \arg\min_{q \in F} E\,d(p^*, q)`, labels summed out. The value is the
@@ -157,12 +152,12 @@ def minimiser_equality(version: Version, world: World, seed: int) -> Result:
         minimise(_divergence_risk(version, world), world.weights, design, world.num_classes, seed, _starts(world)),
     )
     if world.kind == "monte_carlo":
-        return _label_gradient(version, world, closest), STANDARD_ERRORS
+        return _label_gradient(version, world, closest)
     reached = _readout_of_label_minimiser(version, world, seed, linear_design)
-    return float((reached - version.readout(closest)).abs().max()), 1e-6
+    return Outcome(float((reached - version.readout(closest)).abs().max()), 1e-6)
 
 
-def minimiser_is_bayes(version: Version, world: World, seed: int) -> Result:
+def minimiser_is_bayes(version: Version, world: World, seed: int) -> Outcome:
     r"""In a class that contains p*, the minimiser of the label risk **is** p*.
 
     Finite X: one free row of logits for each x. By quadrature: linear softmax on classes that share a covariance. The
@@ -170,15 +165,15 @@ def minimiser_is_bayes(version: Version, world: World, seed: int) -> Result:
     in the linear parameters has mean zero.
     """
     if world.kind == "monte_carlo":
-        return _label_gradient(version, world, world.log_bayes), STANDARD_ERRORS
+        return _label_gradient(version, world, world.log_bayes)
     family = table_design if world.kind == "exact" else linear_design
     reached = _readout_of_label_minimiser(version, world, seed, family)
-    return float((reached - world.bayes).abs().max()), 1e-6
+    return Outcome(float((reached - world.bayes).abs().max()), 1e-6)
 
 
 def own_metric(
     version: Version, other: Version, metric: Callable[[Tensor, Tensor], Tensor], world: World, seed: int, sign: float
-) -> Result:
+) -> Outcome:
     r"""When the class misses p*, each loss wins its own metric: :math:`E\,d(p^*, q_\ell) < E\,d(p^*, q_{\ell'})`.
 
     With :math:`q_\ell = \arg\min_F E\,\ell(y, q)` for the two losses and d the divergence of the first; :math:`\le` is
@@ -202,8 +197,9 @@ def own_metric(
         gaps.append(metric(fresh.bayes, candidate.readout(logits(at_fresh, theta))))
     gap = sign * (gaps[0] - gaps[1])
     if world.kind == "monte_carlo":
-        return float(gap.mean() + STANDARD_ERRORS * gap.std() / math.sqrt(len(gap))), -1e-6
-    return float(world.mean(gap)), -1e-6
+        stderr = float(gap.std()) / math.sqrt(len(gap))
+        return Outcome(float(gap.mean()) + STANDARD_ERRORS * stderr, -1e-6, comparisons=1, stderr=stderr)
+    return Outcome(float(world.mean(gap)), -1e-6)
 
 
 Risk = Callable[[Tensor], Tensor]
@@ -246,7 +242,7 @@ def _readout_of_label_minimiser(
     return version.readout(logits(family(world.x), theta))
 
 
-def _label_gradient(version: Version, world: World, z: Tensor) -> float:
+def _label_gradient(version: Version, world: World, z: Tensor) -> Outcome:
     """Largest number of standard errors of the label risk's gradient in the linear parameters, at logits ``z``."""
     z = z.detach().clone().requires_grad_()
     (slope,) = torch.autograd.grad(version.label_loss(z, world.y).sum(), z)
@@ -254,10 +250,11 @@ def _label_gradient(version: Version, world: World, z: Tensor) -> float:
     return _standard_errors((design[:, :, None] * slope[:, None, :-1]).flatten(1))
 
 
-def _standard_errors(values: Tensor) -> float:
+def _standard_errors(values: Tensor) -> Outcome:
     """Largest ``|mean| / standard error`` over the columns of ``(n, m)`` values."""
     spread, mean = torch.std_mean(values, 0)
-    return float((mean.abs() * math.sqrt(len(values)) / spread).max())
+    scores = mean.abs() * math.sqrt(len(values)) / spread
+    return Outcome(float(scores.max()), STANDARD_ERRORS, comparisons=len(scores))
 
 
 def _sup(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -10,69 +11,86 @@ from torch import Tensor
 
 from bcpd import simplex
 from bcpd.measure import distance
-from bcpd.mixtures import FAMILIES, PriorShift
+from bcpd.mixtures import FAMILIES, Mixture, PriorShift
 from bcpd.mixtures.calibration import calibration_z
 from bcpd.seeds import derive
-from bcpd.theory.check import Check, Role
+from bcpd.theory.claim import Claim, Outcome, Settings, Trial
 
-__all__ = ["data_checks"]
+__all__ = ["CLAIMS"]
 
 QUICK_FAMILIES = ("gaussian-isotropic-30d", "gaussian-2d-shared", "gaussian-classwise", "finite", "label-noise")
 
 
-def data_checks(level: str, seed: int) -> list[Callable[[], Check]]:
-    """Checks of mixtures and of the distance to p*, each with its wrong version; call them to run them."""
-    names = QUICK_FAMILIES if level == "quick" else tuple(FAMILIES)
-    roles: tuple[Role, ...] = ("claim", "control")
-    checks: list[Callable[[], Check]] = []
-    for name in names:
-        for role in roles:
-            checks.append(partial(_calibration, name, derive(seed, "calibration", name), role))
-    for name in names:
-        if FAMILIES[name]().bayes_error(n=2).method != "monte_carlo":
-            for role in roles:
-                checks.append(partial(_bayes_error, name, derive(seed, "bayes error", name), role))
-    distances = _known_distances(derive(seed, "known distance"))
-    return [*checks, *(partial(_itself, check) for check in distances)]
+def _families(settings: Settings) -> dict[str, Callable[[], Mixture]]:
+    if settings.mixture is not None:
+        name, mixture = settings.mixture
+        return {name: lambda: mixture}
+    return {name: FAMILIES[name] for name in (FAMILIES if settings.full else QUICK_FAMILIES)}
 
 
-def _itself(check: Check) -> Check:
-    return check
+def _calibration_trials(settings: Settings) -> list[Trial]:
+    trials = []
+    for name, make in _families(settings).items():
+        run = partial(_calibration, make, derive(settings.seed, "calibration", name))
+        trials += [Trial(name, partial(run, False)), Trial(name, partial(run, True), "sampler_off_by_2_percent")]
+    return trials
 
 
-def _calibration(name: str, seed: int, role: Role, n: int = 200_000) -> Check:
+def _bayes_error_trials(settings: Settings) -> list[Trial]:
+    trials = []
+    for name, make in _families(settings).items():
+        if make().bayes_error(n=2).method != "monte_carlo":
+            run = partial(_bayes_error, make, derive(settings.seed, "bayes error", name))
+            trials += [Trial(name, partial(run, False)), Trial(name, partial(run, True), "wrong_priors")]
+    return trials
+
+
+def _calibration(make: Callable[[], Mixture], seed: int, wrong: bool, n: int = 200_000) -> Outcome:
     """E<h(x), e_y - p*(x)> = 0 for bounded h; a sampler 2 % off must show."""
-    mixture = FAMILIES[name]()
-    statement = "labels and p* agree: the mean of (e_y - p*) times bounded functions of x is zero"
-    identifier, sampler = f"posterior-calibration/{name}", mixture
-    if role == "control":
-        statement += ", but the sampler's covariance (or the family's counterpart) is 2 % off"
-        identifier += "/sampler_off_by_2_percent"
+    mixture = make()
+    sampler = mixture
+    if wrong:
         # more points, so that the wrong sampler is well beyond the bound
         sampler, n = mixture.misspecified(0.02), 4 * n
     x, y = sampler.sample(n, seed)
-    value = float(calibration_z(x, y, mixture.log_posterior(x)).abs().max())
-    return Check.of(identifier, statement, name, "-", role, value, 5.0)
+    scores = calibration_z(x, y, mixture.log_posterior(x))
+    return Outcome(float(scores.abs().max()), 5.0, comparisons=len(scores))
 
 
-def _bayes_error(name: str, seed: int, role: Role) -> Check:
+def _bayes_error(make: Callable[[], Mixture], seed: int, wrong: bool) -> Outcome:
     """Closed form or quadrature against Monte Carlo; wrong priors must show."""
-    mixture = FAMILIES[name]()
+    mixture = make()
     best = mixture.bayes_error()
-    statement, identifier = f"the Bayes error by {best.method} agrees with Monte Carlo", f"bayes-error/{name}"
-    if role == "control":
-        statement += ", but Monte Carlo has other priors"
-        identifier += "/wrong_priors"
+    if wrong:
         priors = (mixture.priors.roll(1) + mixture.priors) / 2
         if bool(torch.isclose(priors, mixture.priors).all()):
             priors = torch.linspace(1, 2, mixture.num_classes, dtype=torch.float64)
         mixture = PriorShift(mixture, priors / priors.sum())
     sampled = mixture.bayes_error(method="monte_carlo", n=400_000, seed=seed)
     value = abs(sampled.value - best.value) / (sampled.stderr + best.stderr)
-    return Check.of(identifier, statement, name, "-", role, value, 5.0)
+    return Outcome(value, 5.0, comparisons=1)
 
 
-def _known_distances(seed: int, epsilon: float = 0.3) -> list[Check]:
+_WRONG_DISTANCES = {
+    "over_K": ("mse", "the mean over classes is taken"),
+    "norm": ("mse", "a norm is taken for its square"),
+    "swapped_arguments": ("ce", "the cross-entropy is taken the wrong way round"),
+    "bits": ("kl", "bits are taken for nats"),
+}
+
+
+def _distance_trials(settings: Settings) -> list[Trial]:
+    if settings.mixture is not None:
+        return []
+    run = partial(_known_distance, derive(settings.seed, "known distance"))
+    keys = ("mse", "kl", "ce", "reverse_ce", "excess_risk")
+    trials = [Trial("finite", partial(run, key, None), detail=key) for key in keys]
+    for control, (key, _) in _WRONG_DISTANCES.items():
+        trials.append(Trial("finite", partial(run, key, control), control, detail=key))
+    return trials
+
+
+def _known_distance(seed: int, key: str, control: str | None, epsilon: float = 0.3) -> Outcome:
     r"""``measure.distance`` on a distortion whose distance is known: q = (1 - eps) p* + eps / K.
 
     Then :math:`\|q - p^*\|^2 = \epsilon^2 \|p^* - 1/K\|^2` pointwise, and the arg max is kept, so the excess risk is 0.
@@ -90,29 +108,60 @@ def _known_distances(seed: int, epsilon: float = 0.3) -> list[Check]:
         return (1 - epsilon) * mixture.posterior(x) + epsilon / num_classes
 
     q = smoothed(points)
-    measured = distance(smoothed, mixture, n=len(points), seed=seed)
-    mse = float(weights @ (epsilon**2 * simplex.squared_distance(p, uniform)))
+    measured = distance(smoothed, mixture, n=len(points), seed=seed)[key].value
     expected = {
-        "mse": mse,
+        "mse": float(weights @ (epsilon**2 * simplex.squared_distance(p, uniform))),
         "kl": float(weights @ (p * (p / q).log()).sum(-1)),
         "ce": float(-weights @ (p * q.log()).sum(-1)),
         "reverse_ce": float(-weights @ (q * p.log()).sum(-1)),
         "excess_risk": 0.0,
     }
-    checks = []
-    for key, value in expected.items():
-        error = abs(measured[key].value - value) / (1 + abs(value))
-        statement = f"the measured {key} of a smoothed p* is its closed form"
-        checks.append(Check.of(f"known-distance/{key}", statement, "finite", "-", "claim", error, 1e-12))
-    wrong = {
-        "over_K": (mse / num_classes, "mse", "the mean over classes is taken"),
-        "norm": (mse**0.5, "mse", "a norm is taken for its square"),
-        "swapped_arguments": (expected["reverse_ce"], "ce", "the cross-entropy is taken the wrong way round"),
-        "bits": (expected["kl"] / torch.log(torch.tensor(2.0)).item(), "kl", "bits are taken for nats"),
-    }
-    for control, (value, key, note) in wrong.items():
-        error = abs(measured[key].value - value) / (1 + abs(value))
-        statement = f"the measured {key} of a smoothed p* is its closed form, but {note}"
-        identifier = f"known-distance/{key}/{control}"
-        checks.append(Check.of(identifier, statement, "finite", "-", "control", error, 1e-12))
-    return checks
+    value = expected[key]
+    if control == "over_K":
+        value /= num_classes
+    elif control == "norm":
+        value **= 0.5
+    elif control == "swapped_arguments":
+        value = expected["reverse_ce"]
+    elif control == "bits":
+        value /= math.log(2)
+    return Outcome(abs(measured - value) / (1 + abs(value)), 1e-12)
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "posterior-calibration",
+        "C17",
+        "The stated p* is that of the sampler",
+        "Labels and p* agree: the mean of (e_y - p*) times bounded functions of x is zero.",
+        r"\mathbb{E}\,\langle h(x),\, e_y - p^*(x) \rangle = 0",
+        "Every mixture; every bounded h.",
+        "derived here, from the definition of p*",
+        {"sampler_off_by_2_percent": "the sampler's covariance (or the family's counterpart) is 2 % off"},
+        _calibration_trials,
+    ),
+    Claim(
+        "bayes-error",
+        "C18",
+        "Bayes errors by two integrators",
+        "The Bayes error in closed form, by enumeration or by quadrature agrees with Monte Carlo.",
+        r"L^* = \mathbb{E}\,[1 - \max_k p^*_k(x)]",
+        "Mixtures with an exact or a quadrature Bayes error.",
+        "definition",
+        {"wrong_priors": "Monte Carlo has other priors"},
+        _bayes_error_trials,
+    ),
+    Claim(
+        "known-distance",
+        "C14",
+        "The instrument measures what it says",
+        "The measured distance of a smoothed p* is its closed form.",
+        r"q = (1-\epsilon)\,p^* + \epsilon / K \;\Rightarrow\; "
+        r"\mathbb{E}\|q - p^*\|^2 = \epsilon^2\,\mathbb{E}\|p^* - 1/K\|^2",
+        "Finite X, where expectations are sums.",
+        "derived here",
+        {control: note for control, (_, note) in _WRONG_DISTANCES.items()},
+        _distance_trials,
+        repeat=False,
+    ),
+)

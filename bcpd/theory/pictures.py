@@ -16,7 +16,7 @@ from bcpd.mixtures import FAMILIES
 from bcpd.seeds import derive
 from bcpd.theory.claims import random_network
 from bcpd.theory.linear import linear_design, logits, minimise
-from bcpd.theory.suite import contaminated_line
+from bcpd.theory.theorem1 import contaminated_line
 from bcpd.theory.versions import Version, version
 from bcpd.theory.worlds import quadrature_world, rational_world
 

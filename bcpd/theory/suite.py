@@ -1,192 +1,118 @@
-"""All checks of a level, in the worlds they are made for, with every negative control that applies."""
+"""All claims, and how they are run: the plan of a level, its false-alarm budget, and the checks one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from typing import get_args
 
-import torch
+from bcpd.losses import Loss
+from bcpd.mixtures import Mixture
+from bcpd.seeds import derive
+from bcpd.theory import data_checks, theorem1
+from bcpd.theory.check import Check
+from bcpd.theory.claim import Claim, Level, Settings, Trainer, Trial
 
-from bcpd.mixtures import FiniteMixture, GaussianMixture
-from bcpd.seeds import derive, generator
-from bcpd.theory import claims
-from bcpd.theory.check import Check, Role
-from bcpd.theory.claims import GradientOf, Result
-from bcpd.theory.data_checks import data_checks
-from bcpd.theory.versions import CONTROLS, MATRIX, Version, version
-from bcpd.theory.worlds import Kind, World, finite_world, quadrature_world, rational_world, sample_world
+__all__ = ["BUDGET", "CLAIMS", "LEVELS", "Step", "false_alarm_bound", "find_claims", "plan", "run_checks"]
 
-__all__ = ["LEVELS", "STATEMENTS", "contaminated_line", "count_checks", "run_checks"]
-
-LEVELS = ("quick", "full")
+LEVELS: tuple[Level, ...] = get_args(Level)
 REPETITIONS = {"quick": 1, "full": 3}
-LOSSES_CHECKED = ("ce", "mse")
+FALSE_ALARM = 5.733e-7
+"""Two-sided probability that one right Monte Carlo number lies 5 standard errors from its mean."""
+BUDGET = 1e-3
+"""The largest probability that a whole suite of right claims shows a false one."""
 
-STATEMENTS = {
-    "risk-identity": "E l(y, q) = E H(p*) + E d(p*, q) for a network q",
-    "gradient-identity": "the gradient that the trainer follows is the gradient of E d(p*, q)",
-    "minimiser-equality": "argmin E l(y, q) = argmin E d(p*, q) in a class that misses p*",
-    "minimiser-is-bayes": "argmin E l(y, q) is p* in a class that contains p*",
-    "own-metric": "when the class misses p*, this loss's minimiser is strictly closer to p* in this loss's own metric",
-}
+CLAIMS: tuple[Claim, ...] = (
+    *theorem1.CLAIMS,
+    *data_checks.CLAIMS,
+)
+"""Every claim, in the order of the page."""
 
 
 @dataclass(frozen=True)
-class _Worlds:
-    """The worlds of one repetition. ``missing``: linear softmax misses p*; ``containing``: it contains p*."""
+class Step:
+    """A trial of a claim, and the repetition it belongs to."""
 
-    any: list[World]
-    missing: list[World]
-    containing: list[World]
+    claim: Claim
+    trial: Trial
+    repetition: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.claim.id} · {self.trial.world}" + (f" · {self.trial.control}" if self.trial.control else "")
+
+    def run(self) -> Check:
+        return self.claim.check(self.trial, self.repetition)
 
 
-def run_checks(level: str, seed: int, gradient_of: GradientOf) -> Iterator[Check]:
-    """Run the suite, yielding every check as it is done.
+def find_claims(only: Sequence[str]) -> tuple[Claim, ...]:
+    """The claims asked for by their id, a prefix of it that ends before a hyphen, or their number (``C8``).
+
+    Raises:
+        ValueError: a name that no claim has; the message lists those there are.
+    """
+    if not only:
+        return CLAIMS
+    chosen: list[Claim] = []
+    for name in only:
+        found = [c for c in CLAIMS if name in (c.id, c.number) or c.id.startswith(f"{name}-")]
+        if not found:
+            known = ", ".join(f"{claim.id} ({claim.number})" for claim in CLAIMS)
+            raise ValueError(f"no claim is called {name!r}; there are: {known}")
+        chosen.extend(claim for claim in found if claim not in chosen)
+    return tuple(chosen)
+
+
+def plan(
+    level: str,
+    seed: int,
+    trainer: Trainer,
+    *,
+    only: Sequence[str] = (),
+    mixture: tuple[str, Mixture] | None = None,
+    loss: Loss | None = None,
+) -> list[Step]:
+    """What will be tried, in order; nothing is computed yet.
 
     Args:
-        level: ``quick``, or ``full`` (more repetitions, nodes and points).
+        level: ``quick``, or ``full`` (several seeds, more worlds, nodes and points).
         seed: of every random network, world and sample.
-        gradient_of: the gradient that the trainer follows, :func:`bcpd.train.followed_gradient`.
+        trainer: the production trainer.
+        only: ids or numbers of claims; all by default.
+        mixture: a name and a mixture, tried instead of the default worlds by the claims that take any.
+        loss: a loss, tried instead of the default ones by the claims about losses.
     Raises:
-        ValueError: an unknown level.
+        ValueError: an unknown level or claim, or nothing left to try.
     """
-    if level not in LEVELS:
+    if level not in REPETITIONS:
         raise ValueError(f"level must be one of {LEVELS}, received {level!r}")
+    claims = find_claims(only)
+    steps: list[Step] = []
     for repetition in range(REPETITIONS[level]):
         root = derive(seed, "verify", repetition)
-        worlds = _worlds(level, root)
-        for claim, loss in product(MATRIX, LOSSES_CHECKED):
-            yield from _try_claim(claim, loss, worlds, root, gradient_of, repetition)
-    for check in data_checks(level, seed):
-        yield check()
+        settings = Settings("full" if level == "full" else "quick", root, trainer, mixture, loss)
+        steps.extend(
+            Step(claim, trial, repetition)
+            for claim in claims
+            if claim.repeat or not repetition
+            for trial in claim.trials(settings)
+        )
+    if not steps:
+        what = " and ".join([*(["this mixture"] if mixture else []), *(["this loss"] if loss else [])])
+        raise ValueError(f"none of the claims asked for can be tried with {what or 'these settings'}")
+    return steps
 
 
-def count_checks(level: str) -> int:
-    """How many checks :func:`run_checks` yields."""
-    kinds: tuple[Kind, ...] = ("exact", "quadrature", "quadrature", "monte_carlo")
-    theory = sum(1 + len(_controls(*each)) for each in product(MATRIX, LOSSES_CHECKED, kinds))
-    return REPETITIONS[level] * theory + len(data_checks(level, 0))
+def run_checks(steps: Sequence[Step]) -> Iterator[Check]:
+    """Run a plan, yielding every check as it is done."""
+    for step in steps:
+        yield step.run()
 
 
-def _controls(claim: str, loss: str, kind: Kind) -> list[tuple[str, str]]:
-    """The controls of the matrix that are tried in a world of this kind, with their effect."""
-    column = LOSSES_CHECKED.index(loss)
-    return [
-        (control, effects[column])
-        for control, effects in MATRIX[claim].items()
-        if effects[column] != "-"
-        and not (control == "realised_labels" and kind != "exact")
-        and not (kind == "monte_carlo" and control in _NO_SUCH_CONTROL.get(claim, ()))
-    ]
+def false_alarm_bound(checks: Sequence[Check]) -> float:
+    r"""Bonferroni's bound on the probability that any right claim among these comes out false by chance.
 
-
-def _try_claim(
-    claim: str, loss: str, worlds: _Worlds, seed: int, gradient_of: GradientOf, repetition: int
-) -> Iterator[Check]:
-    places = {
-        "minimiser-equality": worlds.missing,
-        "own-metric": worlds.missing,
-        "minimiser-is-bayes": worlds.containing,
-    }
-    suffix = f"#{repetition + 1}" if repetition else ""
-    for world, containing in zip(places.get(claim, worlds.any), worlds.containing, strict=True):
-        identifier = f"{claim}/{loss}/{world.name}{suffix}"
-        value, bound = _evaluate(claim, loss, None, world, containing, seed, gradient_of)
-        yield Check.of(identifier, STATEMENTS[claim], world.name, loss, "claim", value, bound)
-        for control, effect in _controls(claim, loss, world.kind):
-            value, bound = _evaluate(claim, loss, control, world, containing, seed, gradient_of)
-            role: Role = "control" if effect == "fails" else "claim"
-            link = "but" if role == "control" else "also where"
-            statement = f"{STATEMENTS[claim]}, {link} {CONTROLS[control]}"
-            yield Check.of(f"{identifier}/{control}", statement, world.name, loss, role, value, bound)
-
-
-# at q = p* itself, or at a minimiser found without labels, these leave the Monte Carlo statistic as it is
-_NO_SUCH_CONTROL = {
-    "minimiser-is-bayes": frozenset({"dropped_constant", "over_K", "swapped_arguments"}),
-    "minimiser-equality": frozenset({"dropped_constant", "over_K"}),
-}
-
-
-def _evaluate(
-    claim: str, loss: str, control: str | None, world: World, containing: World, seed: int, gradient_of: GradientOf
-) -> Result:
-    tried = version(loss, control)
-    if claim == "risk-identity":
-        return claims.risk_identity(tried, world, seed)
-    if claim == "gradient-identity":
-        return claims.gradient_identity(tried, world, seed, gradient_of)
-    if claim == "minimiser-equality":
-        return claims.minimiser_equality(tried, world, seed)
-    if claim == "minimiser-is-bayes":
-        return claims.minimiser_is_bayes(tried, world, seed)
-    rival: Version = version("mse" if loss == "ce" else "ce")
-    divergence = version(loss).divergence
-    place = containing if control == "well_specified" else world
-    if control == "swapped_arguments":
-        divergence = tried.divergence
-    return claims.own_metric(tried, rival, divergence, place, seed, sign=-1.0 if control == "reversed" else 1.0)
-
-
-def contaminated_line() -> GaussianMixture:
-    """Two classes on a line, one with a small outlying component on the far side of the other.
-
-    Linear softmax misses p*: the outliers pull a logarithmic loss more than a square one (theory of misspecified
-    projections).
+    Every Monte Carlo number is judged at 5 standard errors: :math:`2(1 - \Phi(5)) = 5.7 \cdot 10^{-7}` each. Controls
+    do not count: they are made to lie 10 or more standard errors away.
     """
-    return GaussianMixture(
-        means=[[[-1.0], [5.0]], [[1.0], [1.0]]], covariance=1.0, weights=[[0.9, 0.1], [0.5, 0.5]], priors=[0.5, 0.5]
-    )
-
-
-def _worlds(level: str, seed: int) -> _Worlds:
-    nodes, n = (128, 60_000) if level == "quick" else (160, 100_000)
-    plane_nodes = 64 if level == "quick" else 80
-    draw = generator(seed, "worlds")
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64)
-
-    line = GaussianMixture(means=[[-1.2], [0.3], [1.5]], covariance=1.0, priors=[0.5, 0.2, 0.3])
-    # smooth enough for the quadrature, whatever the seed
-    plane = GaussianMixture(
-        means=[[-0.8, 0.1], [0.7, 0.5], [0.2, -0.9]], covariance=[[1.0, 0.3], [0.3, 1.5]], priors=[0.3, 0.3, 0.4]
-    )
-    curved_plane = GaussianMixture(
-        means=[[[-1.5, -0.5], [1.5, 0.5]], [[0.5, 1.0], [0.5, -1.0]]], covariance=0.8, priors=[0.4, 0.6]
-    )
-    space = GaussianMixture(means=1.5 * normal(3, 30) / 30**0.5, covariance=1.0, priors=[0.5, 0.3, 0.2])
-    # the second component of class 0 lies beyond class 1: no linear rule has this p*
-    direction = torch.zeros(1, 1, 30, dtype=torch.float64)
-    direction[..., 0] = 1.0
-    curved_space = GaussianMixture(
-        means=torch.tensor([[[-2.0], [4.0]], [[1.5], [1.5]]]).double() * direction,
-        covariance=1.0,
-        weights=[[0.9, 0.1], [0.5, 0.5]],
-        priors=[0.65, 0.35],
-    )
-    rational = rational_world(seed)
-    table = FiniteMixture(normal(7).softmax(-1), (1.5 * normal(7, 3)).softmax(-1), points=normal(7, 2))
-    logits = table.support()[0] @ normal(2, 3) + normal(3)
-    inside = FiniteMixture(table.support()[1], logits.softmax(-1), points=table.support()[0])
-    return _Worlds(
-        any=[
-            rational,
-            quadrature_world(line, nodes, "quadrature 1-D"),
-            quadrature_world(plane, plane_nodes, "quadrature 2-D"),
-            sample_world(space, n, seed, "Monte Carlo 30-D"),
-        ],
-        missing=[
-            finite_world(table),
-            quadrature_world(contaminated_line(), nodes, "quadrature 1-D"),
-            quadrature_world(curved_plane, plane_nodes // 2, "quadrature 2-D"),
-            sample_world(curved_space, n, seed, "Monte Carlo 30-D"),
-        ],
-        containing=[
-            finite_world(inside),
-            quadrature_world(line, nodes, "quadrature 1-D"),
-            quadrature_world(plane, plane_nodes // 2, "quadrature 2-D"),
-            sample_world(space, n, seed, "Monte Carlo 30-D"),
-        ],
-    )
+    return FALSE_ALARM * sum(check.comparisons for check in checks if check.role == "claim")

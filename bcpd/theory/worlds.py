@@ -19,6 +19,7 @@ __all__ = [
     "quadrature_world",
     "rational_world",
     "sample_world",
+    "world_of",
 ]
 
 Kind = Literal["exact", "quadrature", "monte_carlo"]
@@ -170,3 +171,19 @@ def sample_world(mixture: Mixture, n: int, seed: int, name: str) -> World:
     """``n`` sampled pairs with equal weights."""
     x, y = mixture.sample(n, seed)
     return World(name, "monte_carlo", x, y, torch.full((n,), 1 / n, dtype=torch.float64), mixture.log_posterior(x))
+
+
+def world_of(mixture: Mixture, name: str, seed: int, *, nodes: int = 128, n: int = 60_000) -> World:
+    """The best world for a mixture: exact on finite X, quadrature for Gaussians on a line or plane, else a sample.
+
+    Args:
+        name: for the report; seed: of a sample.
+        nodes: an axis, on a line (half as many on a plane); n: sampled pairs.
+    """
+    support = mixture.support()
+    if support is not None:
+        points, weights = support
+        return finite_world(FiniteMixture(weights, mixture.posterior(points), points), name)
+    if isinstance(mixture, GaussianMixture) and mixture.shape[0] <= 2:
+        return quadrature_world(mixture, nodes // mixture.shape[0], name)
+    return sample_world(mixture, n, seed, name)

@@ -1,0 +1,177 @@
+"""What a claim is: a statement with its formula, the places where it is tried, and the wrong versions it must reject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from bcpd.losses import Loss
+from bcpd.mixtures import FiniteMixture, Mixture
+from bcpd.nets import Net
+from bcpd.theory.check import Check
+from bcpd.theory.worlds import World, world_of
+
+__all__ = ["Claim", "GradientOf", "Level", "Outcome", "Picture", "Settings", "Trainer", "Trial"]
+
+Level = Literal["quick", "full"]
+Picture = Mapping[str, Any]
+GradientOf = Callable[[Net, Tensor, Tensor, Loss], Sequence[Tensor]]
+"""``(net, x, y, loss) -> gradient for each parameter`` of the mean label loss, as the trainer follows it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one evaluation of a claim found: the claim holds there where ``value <= bound``.
+
+    Attributes:
+        value: an absolute or relative error, a number of standard errors, or a signed gap.
+        bound: its tolerance.
+        comparisons: how many Monte Carlo numbers the value is the largest of; 0 where chance has no part.
+        stderr: of the value, where there is one worth showing.
+        tightness: for an inequality, the largest attained share of its bound, in [0, 1].
+    """
+
+    value: float
+    bound: float
+    comparisons: int = 0
+    stderr: float | None = None
+    tightness: float | None = None
+
+
+class Trainer(NamedTuple):
+    """The production trainer, handed to the theory: the gradient it follows, its ``fit`` and its ``Recipe``."""
+
+    gradient: GradientOf
+    fit: Callable[..., Any]
+    recipe: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How and where to try a claim.
+
+    Attributes:
+        level: ``quick`` or ``full``: the number of worlds, nodes and points.
+        seed: of every random input of the trial.
+        trainer: the trainer that claims about training go through.
+        mixture: name and mixture of a user, tried instead of the default worlds.
+        loss: a user's loss, tried instead of the default ones by claims about losses.
+    """
+
+    level: Level
+    seed: int
+    trainer: Trainer
+    mixture: tuple[str, Mixture] | None = None
+    loss: Loss | None = None
+
+    @property
+    def full(self) -> bool:
+        return self.level == "full"
+
+    def worlds(self, defaults: Sequence[World]) -> Sequence[World]:
+        """The user's mixture as a world, or the defaults."""
+        if self.mixture is None:
+            return defaults
+        return [_world_of(*self.mixture, self.seed, self.full)]
+
+    def finite(self, defaults: Sequence[FiniteMixture]) -> Sequence[FiniteMixture]:
+        """The user's mixture as a finite one, or the defaults; empty where the user's X is not finite."""
+        if self.mixture is None:
+            return defaults
+        support = self.mixture[1].support()
+        if support is None:
+            return []
+        points, weights = support
+        return [FiniteMixture(weights, self.mixture[1].posterior(points), points)]
+
+    def at(self, seed: int) -> Settings:
+        """The same with another seed."""
+        return replace(self, seed=seed)
+
+
+@lru_cache(maxsize=2)
+def _world_of(name: str, mixture: Mixture, seed: int, full: bool) -> World:
+    nodes, n = (160, 100_000) if full else (128, 60_000)
+    return world_of(mixture, name, seed, nodes=nodes, n=n)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One place where a claim, or a wrong version of it, is tried.
+
+    Attributes:
+        world: where, for the report.
+        run: the evaluation; nothing heavy happens before it is called.
+        control: the wrong version, a key of the claim's ``controls``; ``None`` is the claim itself.
+        loss: which loss it is about, or ``-``.
+        detail: what else tells it apart.
+        harmless: a control without bearing here: the claim must hold all the same.
+    """
+
+    world: str
+    run: Callable[[], Outcome]
+    control: str | None = None
+    loss: str = "-"
+    detail: str = ""
+    harmless: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement that can be tried.
+
+    Attributes:
+        id: the name to ask for it by.
+        number: in the list of checks (C1 to C22).
+        title: for headings; statement: in words; formula: in TeX, without dollars.
+        conditions: where it holds; source: who showed it.
+        controls: the wrong versions and what is wrong about each.
+        trials: the places, given the settings; none where a user's mixture or loss does not fit the claim.
+        picture: data of a figure (``curves``, ``surface`` or ``panels``), or ``None``.
+        repeat: whether the level ``full`` tries it with several seeds.
+    """
+
+    id: str
+    number: str
+    title: str
+    statement: str
+    formula: str
+    conditions: str
+    source: str
+    controls: Mapping[str, str]
+    trials: Callable[[Settings], Sequence[Trial]]
+    picture: Callable[[Settings], Picture] | None = None
+    repeat: bool = True
+
+    def check(self, trial: Trial, repetition: int = 0) -> Check:
+        """Run a trial.
+
+        Raises:
+            ValueError: a control that the claim does not list.
+        """
+        if trial.control is not None and trial.control not in self.controls:
+            raise ValueError(f"{self.id} has the controls {sorted(self.controls)}, received {trial.control!r}")
+        outcome = trial.run()
+        statement = self.statement
+        if trial.control is not None:
+            statement += f" {'Also where' if trial.harmless else 'But'}: {self.controls[trial.control]}."
+        parts = [self.id, *([trial.loss] if trial.loss != "-" else []), trial.world, trial.detail, trial.control or ""]
+        return Check.of(
+            "/".join(part for part in parts if part) + (f"#{repetition + 1}" if repetition else ""),
+            statement,
+            trial.world,
+            trial.loss,
+            "claim" if trial.control is None or trial.harmless else "control",
+            outcome.value,
+            outcome.bound,
+            claim=self.id,
+            control=trial.control,
+            detail=trial.detail,
+            comparisons=outcome.comparisons,
+            stderr=outcome.stderr,
+            tightness=outcome.tightness,
+        )
