@@ -159,9 +159,8 @@ class Claim:
         statement = self.statement
         if trial.control is not None:
             statement += f" {'Also where' if trial.harmless else 'But'}: {self.controls[trial.control]}."
-        parts = [self.id, *([trial.loss] if trial.loss != "-" else []), trial.world, trial.detail, trial.control or ""]
         return Check.of(
-            "/".join(part for part in parts if part) + (f"#{repetition + 1}" if repetition else ""),
+            self.name_of(trial) + (f"#{repetition + 1}" if repetition else ""),
             statement,
             trial.world,
             trial.loss,
@@ -175,3 +174,9 @@ class Claim:
             stderr=outcome.stderr,
             tightness=outcome.tightness,
         )
+
+    def name_of(self, trial: Trial) -> str:
+        """``claim/loss/world/detail/control``, without the parts that a trial does not have."""
+        loss = "" if trial.loss == "-" else trial.loss
+        parts = (self.id, loss, trial.world, trial.detail, trial.control or "")
+        return "/".join(part for part in parts if part)
