@@ -6,23 +6,20 @@ The only module that parses arguments or prints.
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from bcpd import __version__
+from bcpd.cli.console import add_threads, err, out, set_threads
+from bcpd.cli.verify import add_verify
 from bcpd.progress import Meter
 
 __all__ = ["main"]
 
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 140)
-err = Console(stderr=True, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,13 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bcpd {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    verify = verbs.add_parser("verify", help="check every claim, and that every negative control fails")
-    verify.add_argument("--level", choices=("quick", "full"), default="quick", help="quick: under 2 minutes")
-    verify.add_argument("--seed", type=int, default=0, help="of every random network, world and sample")
-    verify.add_argument("--json", type=Path, metavar="PATH", help="write the checks here")
-    verify.add_argument("--report", type=Path, metavar="PATH", default=Path("report.html"), help="the page to write")
-    _add_threads(verify, 1)
-    verify.set_defaults(run=_verify)
+    add_verify(verbs)
 
     run = verbs.add_parser("run", help="run an experiment")
     experiments = run.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
@@ -108,7 +99,7 @@ def _add_quickstart(experiments: Any) -> None:
             f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name), help="default: %(default)s"
         )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR", help="default: %(default)s")
-    _add_threads(parser, None)
+    add_threads(parser, None)
     parser.set_defaults(run=_run_quickstart)
 
 
@@ -146,105 +137,14 @@ def _add_real(experiments: Any) -> None:
         )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda; default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/real-DATASET")
-    _add_threads(parser, None)
+    add_threads(parser, None)
     parser.set_defaults(run=_run_real)
-
-
-def _add_threads(parser: argparse.ArgumentParser, default: int | None) -> None:
-    """Small products do not gain from a second thread, and on a shared machine they lose much by it."""
-    parser.add_argument(
-        "--threads", type=int, default=default, metavar="N", help=f"CPU threads; default: {default or 'the cores'}"
-    )
-
-
-def _set_threads(arguments: argparse.Namespace) -> None:
-    import torch
-
-    if arguments.threads is None:
-        return
-    if arguments.threads < 1:
-        raise ValueError(f"--threads must be at least 1, received {arguments.threads}")
-    torch.set_num_threads(arguments.threads)
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from bcpd.provenance import provenance
-    from bcpd.report import write_report
-    from bcpd.runs import write_results
-    from bcpd.theory import CONTROLS, MATRIX, run_checks, verdict
-    from bcpd.theory.pictures import pictures
-    from bcpd.theory.suite import STATEMENTS, count_checks
-    from bcpd.train import followed_gradient
-
-    _set_threads(arguments)
-    started = time.monotonic()
-    checks = []
-    with Meter("verify", count_checks(arguments.level)) as meter:
-        for check in run_checks(arguments.level, arguments.seed, followed_gradient):
-            checks.append(check)
-            meter.advance(check.id)
-    ok = verdict(checks)
-    results: dict[str, Any] = {
-        "kind": "verify",
-        "ok": ok,
-        "level": arguments.level,
-        "seed": arguments.seed,
-        "checks": [check.record() for check in checks],
-        "matrix": {
-            claim: {control: {"ce": ce, "mse": mse} for control, (ce, mse) in row.items()}
-            for claim, row in MATRIX.items()
-        },
-        "controls": dict(CONTROLS),
-        "statements": STATEMENTS,
-        "pictures": pictures(arguments.seed),
-        "provenance": provenance(),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    if arguments.json is not None:
-        write_results(arguments.json, results)
-    write_report([results], arguments.report)
-
-    table = Table("claim", "loss", "world", "value", "bound", "holds", "controls that failed, as they must")
-    groups: dict[tuple[str, str, str], list[Any]] = {}
-    for check in checks:
-        claim = check.id.split("/")[0]
-        groups.setdefault((claim, check.loss, check.world), []).append(check)
-    for (claim, loss, world), members in groups.items():
-        claims = [check for check in members if check.role == "claim"]
-        controls = [check for check in members if check.role == "control"]
-        worst = max(claims, key=lambda check: check.value - check.bound) if claims else None
-        failed = sum(not check.holds for check in controls)
-        good = all(check.as_expected for check in members)
-        table.add_row(
-            claim,
-            loss,
-            world,
-            f"{worst.value:.2g}" if worst else "",
-            f"{worst.bound:g}" if worst else "",
-            "[green]yes[/]" if all(check.holds for check in claims) else "[bold red]NO[/]",
-            f"{failed} of {len(controls)}" if good else f"[bold red]{failed} of {len(controls)}[/]",
-        )
-    out.print(table)
-    for check in checks:
-        if not check.as_expected:
-            said = "does not hold" if check.role == "claim" else "a control that should fail"
-            out.print(f"{check.id}: {said}: value {check.value:.3g}, bound {check.bound:g}", markup=False)
-    claims = [check for check in checks if check.role == "claim"]
-    controls = [check for check in checks if check.role == "control"]
-    out.print(
-        f"{sum(c.holds for c in claims)} of {len(claims)} claims hold, "
-        f"{sum(not c.holds for c in controls)} of {len(controls)} negative controls fail: "
-        f"{'verified' if ok else 'NOT VERIFIED'} in {results['seconds']:.0f} s; report: {arguments.report}",
-        markup=False,
-        highlight=False,
-    )
-    return 0 if ok else 1
 
 
 def _run_quickstart(arguments: argparse.Namespace) -> int:
     from experiments import quickstart
 
-    _set_threads(arguments)
+    set_threads(arguments)
     names = {field.name for field in fields(quickstart.Quickstart)}
     spec = quickstart.Quickstart(**{name: value for name, value in vars(arguments).items() if name in names})
     with Meter("quickstart") as meter:
@@ -257,7 +157,7 @@ def _run_real(arguments: argparse.Namespace) -> int:
 
     from experiments import real
 
-    _set_threads(arguments)
+    set_threads(arguments)
     if arguments.device == "auto":
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
@@ -383,7 +283,3 @@ def _report(arguments: argparse.Namespace) -> int:
             save_figures(entry, arguments.figures)
     out.print(f"{len(results)} stored results: {arguments.out}", markup=False, highlight=False)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
