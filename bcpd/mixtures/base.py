@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from bcpd.estimate import Estimate, EstimateMethod
-from bcpd.mixtures.bayes_error import gaussian_bayes_error
+from bcpd.mixtures.bayes_error import joint_bayes_error
 from bcpd.mixtures.tuning import solve_separation
 from bcpd.seeds import derive, generator
 from bcpd.tensors import ArrayLike, float64, probability_rows
 
 if TYPE_CHECKING:
-    from bcpd.mixtures.bayes_error import GaussianJoint
+    from bcpd.mixtures.bayes_error import ComponentJoint
 
 __all__ = ["Mixture", "categorical", "distributions"]
 
@@ -78,8 +78,8 @@ class Mixture(ABC):
         """How many float64 numbers the posterior of one row needs at once."""
         return max(self.num_classes, math.prod(self.shape))
 
-    def _gaussian_joint(self) -> GaussianJoint | None:
-        """The law reduced to Gaussians in at most two dimensions, where that loses nothing about p*; else None."""
+    def _component_joint(self) -> ComponentJoint | None:
+        """The law reduced to components on a line or a plane, where that loses nothing about p*; else None."""
         return None
 
     @property
@@ -193,8 +193,8 @@ class Mixture(ABC):
         if support is not None:
             points, weights = support
             return Estimate(float(weights @ (1 - self.posterior(points).amax(-1))), 0.0, "exact")
-        joint = self._gaussian_joint()
-        return None if joint is None else gaussian_bayes_error(joint)
+        joint = self._component_joint()
+        return None if joint is None else joint_bayes_error(joint)
 
     def _monte_carlo_bayes_error(self, n: int, seed: int) -> Estimate:
         if _positive(n, "n") < 2:

@@ -1,4 +1,4 @@
-r"""Bayes errors of Gaussian mixtures in at most two dimensions: exact sums of normal probabilities, or quadrature.
+r"""Bayes errors of component mixtures on a line or a plane: exact sums of tail probabilities, or quadrature.
 
 Whatever shares one covariance lives, after whitening, in the span of its means: the directions across it have the same
 law under every component and cancel in p*. So thirty-dimensional classes on a line are a one-dimensional problem.
@@ -11,40 +11,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.integrate import quad
-from scipy.special import ndtr
+from scipy.special import log_ndtr
 
 from bcpd.estimate import Estimate
+from bcpd.mixtures.laws import NORMAL, Array, Law, losing_mass
 
-__all__ = ["GaussianJoint", "gaussian_bayes_error", "on_span"]
-
-Array = NDArray[np.float64]
+__all__ = ["ComponentJoint", "equidistant_bayes_error", "joint_bayes_error", "on_span"]
 
 _REACH = 9.0  # standard deviations beyond which a normal law has mass 1e-19
 _FLOOR = 1e-14  # no quadrature claims less than rounding
 
 
 @dataclass(frozen=True)
-class GaussianJoint:
-    """A mixture over m Gaussian components shared by the classes: P(component i, class k) and N(mean_i, covariance_i).
+class ComponentJoint:
+    """A mixture over m components shared by the classes: P(component i, class k), and a place and scale of each.
 
     Attributes:
         joint: ``(m, K)``, summing to 1; a component may serve several classes (label noise).
         means: ``(m, r)`` with r = 1 or 2.
-        covariances: ``(m, r, r)``.
+        covariances: ``(m, r, r)``; squared scales where the law is not normal.
+        law: of the components; in the plane the normal one.
     """
 
     joint: Array
     means: Array
     covariances: Array
+    law: Law = NORMAL
 
-    def with_joint(self, joint: Array) -> GaussianJoint:
+    def with_joint(self, joint: Array) -> ComponentJoint:
         """The same components under another labelling."""
-        return GaussianJoint(joint, self.means, self.covariances)
+        return ComponentJoint(joint, self.means, self.covariances, self.law)
 
 
-def on_span(joint: Array, whitened_means: Array) -> GaussianJoint | None:
+def on_span(joint: Array, whitened_means: Array) -> ComponentJoint | None:
     """Components of unit covariance as coordinates in the span of their means; None if that has more than 2 dimensions.
 
     A direction counts as absent below 1e-8 of the largest; by symmetry it enters the error squared.
@@ -56,11 +56,11 @@ def on_span(joint: Array, whitened_means: Array) -> GaussianJoint | None:
         return None
     coordinates = (left * sizes)[:, : max(rank, 1)]
     dimension = coordinates.shape[1]
-    return GaussianJoint(joint, coordinates, np.broadcast_to(np.eye(dimension), (len(joint), dimension, dimension)))
+    return ComponentJoint(joint, coordinates, np.broadcast_to(np.eye(dimension), (len(joint), dimension, dimension)))
 
 
-def gaussian_bayes_error(mixture: GaussianJoint) -> Estimate:
-    """Bayes error by the best rule there is: one Gaussian a class on a line is exact, the rest is quadrature."""
+def joint_bayes_error(mixture: ComponentJoint) -> Estimate:
+    """Bayes error by the best rule there is: one component a class on a line is exact, the rest is quadrature."""
     present = mixture.joint.sum(1) > 0
     joint, means, covariances = mixture.joint[present], mixture.means[present], mixture.covariances[present]
     joint = joint[:, joint.sum(0) > 0]
@@ -68,90 +68,45 @@ def gaussian_bayes_error(mixture: GaussianJoint) -> Estimate:
     if means.shape[1] == 1:
         scales = np.sqrt(covariances[:, 0, 0])
         if plain:
-            return Estimate(_one_a_class(np.log(joint.sum(1)), means[:, 0], scales), 0.0, "exact")
-        return _components_on_a_line(joint, means[:, 0], scales)
+            return Estimate(_one_a_class(mixture.law, np.log(joint.sum(1)), means[:, 0], scales), 0.0, "exact")
+        return _components_on_a_line(mixture.law, joint, means[:, 0], scales)
     if plain:
         return _one_a_class_in_the_plane(np.log(joint.sum(1)), means, covariances)
     return _components_in_the_plane(joint, means, covariances)
 
 
+def equidistant_bayes_error(classes: int, distance: float) -> Estimate:
+    r"""Equally likely unit Gaussians, every two ``distance`` apart: the corners of a regular simplex.
+
+    .. math:: L^* = \int \varphi(z) \big(1 - \Phi(a + z)^{K-1}\big)\, dz, \qquad a = \mathrm{distance} / \sqrt 2,
+
+    as for means :math:`a e_k`: class k wins where its own coordinate is the largest.
+    """
+
+    def loses(z: float) -> float:
+        tail: float = -np.expm1((classes - 1) * log_ndtr(distance / np.sqrt(2) + z))
+        return float(np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)) * tail
+
+    value, error = quad(loses, -_REACH, _REACH, epsabs=1e-13, epsrel=1e-12, limit=200)
+    return Estimate(value, max(error, _FLOOR), "quadrature")
+
+
 # ------------------------------------------------------------------------------------------------------------ on a line
 
 
-def _losing_mass(breaks: Array, winners: NDArray[np.intp], joint: Array, means: Array, scales: Array) -> float:
-    """Mass of every class outside the intervals it wins; sums tails, never ``1 - ...``, so tiny errors keep digits."""
-    edges = np.concatenate([[-np.inf], breaks, [np.inf]])
-    low, high = (edges[:-1, None] - means) / scales, (edges[1:, None] - means) / scales
-    upper = low > 0
-    mass = np.where(upper, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low)) @ joint
-    mass[np.arange(len(winners)), winners] = 0.0
-    return float(mass.sum())
+def _one_a_class(law: Law, log_weights: Array, means: Array, scales: Array) -> float:
+    """Error of one component ``exp(log_weight)`` a class; the weights need not sum to 1."""
+    breaks, winners = law.winners(log_weights, means, scales)
+    return losing_mass(law, breaks, winners, np.diag(np.exp(log_weights)), means, scales)
 
 
-def _one_a_class(log_weights: Array, means: Array, scales: Array) -> float:
-    """Error of one Gaussian ``exp(log_weight) N(mean, scale^2)`` a class; the weights need not sum to 1."""
-    if np.all(scales == scales[0]):
-        # log joints are lines in t = x / scale, up to a common term
-        positions = means / scales[0]
-        breaks, winners = _upper_envelope(positions, log_weights - positions**2 / 2)
-        breaks = breaks * scales[0]
-    else:
-        breaks, winners = _parabola_winners(log_weights, means, scales)
-    return _losing_mass(breaks, winners, np.diag(np.exp(log_weights)), means, scales)
-
-
-def _upper_envelope(slopes: Array, intercepts: Array) -> tuple[Array, NDArray[np.intp]]:
-    """Breakpoints and winners, left to right, of the maximum of the lines ``slope * t + intercept``."""
-    hull: list[int] = []
-    starts: list[float] = []
-    for line in np.lexsort((intercepts, slopes)):
-        start = -np.inf
-        while hull:
-            top = hull[-1]
-            gap = slopes[line] - slopes[top]
-            # parallel lines arrive lowest first: the later one covers the earlier
-            start = (intercepts[top] - intercepts[line]) / gap if gap > 0 else -np.inf
-            if start > starts[-1]:
-                break
-            hull.pop()
-            starts.pop()
-        hull.append(int(line))
-        starts.append(float(start) if len(hull) > 1 else -np.inf)
-    return np.array(starts[1:]), np.array(hull, dtype=np.intp)
-
-
-def _parabola_winners(log_weights: Array, means: Array, scales: Array) -> tuple[Array, NDArray[np.intp]]:
-    """All pairwise roots of the log joints, and the class that wins between them."""
-
-    def log_joint(t: Array) -> Array:
-        scaled: Array = log_weights - np.log(scales) - ((t[:, None] - means) / scales) ** 2 / 2
-        return scaled
-
-    first, second = np.triu_indices(len(means), 1)
-    # difference of log joints around the first mean, where no coefficient cancels
-    shift = means[second] - means[first]
-    square = (scales[second] ** -2.0 - scales[first] ** -2.0) / 2
-    linear = -shift / scales[second] ** 2
-    constant = (log_weights - np.log(scales))[first] - (log_weights - np.log(scales))[second]
-    constant = constant + (shift / scales[second]) ** 2 / 2
-    discriminant = linear**2 - 4 * square * constant
-    with np.errstate(divide="ignore", invalid="ignore"):
-        half = -(linear + np.copysign(np.sqrt(discriminant), linear)) / 2
-        roots = np.concatenate([means[first] + half / square, means[first] + constant / half])
-    breaks = np.sort(roots[np.isfinite(roots)])
-    if len(breaks) == 0:
-        return breaks, log_joint(means[:1]).argmax(1)
-    middles = np.concatenate([[breaks[0] - 1], (breaks[:-1] + breaks[1:]) / 2, [breaks[-1] + 1]])
-    return breaks, log_joint(middles).argmax(1)
-
-
-def _components_on_a_line(joint: Array, means: Array, scales: Array) -> Estimate:
+def _components_on_a_line(law: Law, joint: Array, means: Array, scales: Array) -> Estimate:
     """The error estimate is the change from half as many nodes."""
-    value, coarse = (_numerical_boundaries(joint, means, scales, nodes) for nodes in (720, 360))
+    value, coarse = (_numerical_boundaries(law, joint, means, scales, nodes) for nodes in (720, 360))
     return Estimate(value, max(abs(value - coarse), _FLOOR), "quadrature")
 
 
-def _numerical_boundaries(joint: Array, means: Array, scales: Array, nodes: int) -> float:
+def _numerical_boundaries(law: Law, joint: Array, means: Array, scales: Array, nodes: int) -> float:
     """Error on a line with decision boundaries bracketed by ``nodes`` a component, then refined.
 
     At a boundary the two classes are equal, so its own error enters squared: six Illinois steps reach rounding.
@@ -159,10 +114,10 @@ def _numerical_boundaries(joint: Array, means: Array, scales: Array, nodes: int)
     log_scales = np.log(scales)
 
     def relative(t: Array) -> Array:
-        log_density = -(((t[:, None] - means) / scales) ** 2) / 2 - log_scales
+        log_density = law.log_density((t[:, None] - means) / scales) - log_scales
         return np.asarray(np.exp(log_density - log_density.max(1, keepdims=True)) @ joint)
 
-    grid = np.unique(means[:, None] + scales[:, None] * np.linspace(-_REACH, _REACH, nodes + 1))
+    grid = np.unique(means[:, None] + scales[:, None] * law.grid(nodes))
     scores = relative(grid)
     winner = scores.argmax(1)
     change = np.flatnonzero(winner[1:] != winner[:-1])
@@ -183,7 +138,7 @@ def _numerical_boundaries(joint: Array, means: Array, scales: Array, nodes: int)
         # the end that stays counts half, or false position would never let go of it
         lead_low, lead_high = np.where(after, here, lead_low / 2), np.where(after, lead_high / 2, here)
     boundaries = low + (high - low) * lead_low / np.maximum(lead_low - lead_high, 1e-300)
-    return _losing_mass(boundaries, winner[np.concatenate([[0], change + 1])], joint, means, scales)
+    return losing_mass(law, boundaries, winner[np.concatenate([[0], change + 1])], joint, means, scales)
 
 
 # --------------------------------------------------------------------------------------------------------- in the plane
@@ -228,7 +183,7 @@ def _one_a_class_in_the_plane(log_weights: Array, means: Array, covariances: Arr
 
     def error_along(u: float) -> float:
         log_density, centres = slices.at(u)
-        return _one_a_class(log_weights + log_density, centres, slices.scales)
+        return _one_a_class(NORMAL, log_weights + log_density, centres, slices.scales)
 
     value, error = slices.integral(error_along, 1e-9)
     return Estimate(value, max(error, _FLOOR), "quadrature")
@@ -246,7 +201,7 @@ def _components_in_the_plane(joint: Array, means: Array, covariances: Array) -> 
         # relative weights keep their digits where all densities of u are tiny
         shift = log_density.max()
         weights = joint * np.exp(log_density - shift)[:, None]
-        return float(np.exp(shift)) * _numerical_boundaries(weights, centres, slices.scales, nodes)
+        return float(np.exp(shift)) * _numerical_boundaries(NORMAL, weights, centres, slices.scales, nodes)
 
     value, error = slices.integral(lambda u: error_along(u, 64), 1e-7)
     probes = np.unique(np.linspace(slices.stops[:-1], slices.stops[1:], 5))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bcpd.estimate import Estimate
 from bcpd.mixtures.base import Mixture, categorical, distributions
-from bcpd.mixtures.bayes_error import GaussianJoint
+from bcpd.mixtures.bayes_error import ComponentJoint
 from bcpd.tensors import ArrayLike
 
 __all__ = ["LabelNoise", "PriorShift", "Superclasses"]
@@ -75,8 +75,8 @@ class _Channel(_Wrapper):
         """That of the wrapped mixture: labels change, x does not."""
         return self.mixture.support()
 
-    def _gaussian_joint(self) -> GaussianJoint | None:
-        base = self.mixture._gaussian_joint()
+    def _component_joint(self) -> ComponentJoint | None:
+        base = self.mixture._component_joint()
         return None if base is None else base.with_joint(base.joint @ self.transition.numpy())
 
 
@@ -216,8 +216,8 @@ class PriorShift(_Wrapper):
         points, weights = support
         return points, weights * (self.mixture.posterior(points) @ self._ratios)
 
-    def _gaussian_joint(self) -> GaussianJoint | None:
-        base = self.mixture._gaussian_joint()
+    def _component_joint(self) -> ComponentJoint | None:
+        base = self.mixture._component_joint()
         return None if base is None else base.with_joint(base.joint * self._ratios.numpy())
 
     def _around(self, mixture: Mixture) -> Self:
