@@ -27,6 +27,13 @@ P = rows([0.6, 0.1, 0.3])
         ("mse_mean", (0.5**2 + 0.7**2 + 0.2**2) / 3),
         ("spherical", -0.3 / math.sqrt(0.38)),
         ("mae", 0.5 + 0.7 + 0.2),
+        ("power", 0.5 * (0.5**1.5 + 0.3**1.5 + 0.2**1.5) - 1.5 * 0.3**0.5),
+        ("ranked_probability", 0.5**2 + 0.2**2),
+        ("generalised_ce", (1 - 0.3**0.7) / 0.7),
+        ("tempered_ce", -math.log(0.3**0.5 / (0.5**0.5 + 0.3**0.5 + 0.2**0.5))),
+        ("confidence_penalty", -math.log(0.3) + 0.3 * sum(q * math.log(q) for q in (0.5, 0.3, 0.2))),
+        ("crammer_singer", 1 + math.log(0.5) - math.log(0.3)),
+        ("hui_belkin", (4 * (math.log(0.3) - 2) ** 2 + math.log(0.5) ** 2 + math.log(0.2) ** 2) / 3),
         ("focal", -(0.7**2) * math.log(0.3)),
         ("label_smoothing", -0.9 * math.log(0.3) - 0.1 / 3 * (math.log(0.5) + math.log(0.3) + math.log(0.2))),
     ],
@@ -160,7 +167,8 @@ def test_controls_carry_their_constants() -> None:
 
 
 def test_square_losses_are_selected_by_brier_and_the_others_by_nll() -> None:
-    assert {name for name, loss in LOSSES.items() if loss.score == "brier"} == {"mse", "mse_mean", "logit_mse"}
+    square = {"mse", "mse_mean", "logit_mse", "hui_belkin", "ranked_probability"}
+    assert {name for name, loss in LOSSES.items() if loss.score == "brier"} == square
 
 
 def test_a_loss_of_one_s_own_is_checked_like_the_others() -> None:
