@@ -9,7 +9,7 @@ from typing import get_args
 from bcpd.losses import Loss
 from bcpd.mixtures import Mixture
 from bcpd.seeds import derive
-from bcpd.theory import data_checks, theorem1
+from bcpd.theory import data_checks, instruments, theorem1
 from bcpd.theory.check import Check
 from bcpd.theory.claim import Claim, Level, Settings, Trainer, Trial
 
@@ -25,6 +25,7 @@ BUDGET = 1e-3
 CLAIMS: tuple[Claim, ...] = (
     *theorem1.CLAIMS,
     *data_checks.CLAIMS,
+    *instruments.CLAIMS,
 )
 """Every claim, in the order of the page."""
 
