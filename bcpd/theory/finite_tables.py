@@ -47,13 +47,27 @@ def random_table(seed: int, points: int, num_classes: int, dimension: int = 2) -
     return FiniteMixture(weights, random_rows(seed, points, num_classes), place)
 
 
-def default_tables(settings: Settings, seed: int, sizes: Sequence[tuple[int, int]]) -> Sequence[FiniteMixture]:
+def default_tables(
+    settings: Settings, seed: int, sizes: Sequence[tuple[int, int]], most: int = 1000
+) -> Sequence[FiniteMixture]:
     """The user's finite mixture, or random tables of ``(points, K)`` in ``sizes``.
 
-    A user's table of a single point, or whose labels are certain, has nothing to show and is left out.
+    A user's table of a single point, or whose labels are certain, has nothing to show and is left out; of one with more
+    than ``most`` points the heaviest are kept, given that x is among them.
     """
     tables = settings.finite([random_table(derive(seed, "table", i), points, k) for i, (points, k) in enumerate(sizes)])
-    return [each for each in tables if len(each.weights) > 1 and float(each.weights @ (1 - each.rows.amax(-1))) > 1e-3]
+    return [
+        _heaviest(table, most)
+        for table in tables
+        if len(table.weights) > 1 and float(table.weights @ (1 - table.rows.amax(-1))) > 1e-3
+    ]
+
+
+def _heaviest(table: FiniteMixture, most: int) -> FiniteMixture:
+    if len(table.weights) <= most:
+        return table
+    weights, kept = table.weights.topk(most)
+    return FiniteMixture(weights / weights.sum(), table.rows[kept], table.points[kept])
 
 
 def world_name(settings: Settings) -> str:
