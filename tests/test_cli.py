@@ -5,18 +5,29 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bcpd import cli
-from bcpd.mixtures import FAMILIES, paper_toy
-from bcpd.theory import Check
+from bcpd.mixtures import FAMILIES, FiniteMixture, paper_toy
+from bcpd.theory import CLAIMS, Check
+from bcpd.theory.mutants import MUTANTS
 
 
 def _one_claim(holds: bool, role: str) -> Check:
-    return Check.of("risk-identity/ce/finite X", "a statement", "finite X", "ce", role, 0.0 if holds else 1.0, 0.5)  # type: ignore[arg-type]
+    return Check.of(
+        "risk-identity/ce/finite X",
+        "a statement",
+        "finite X",
+        "ce",
+        role,
+        0.0 if holds else 1.0,
+        0.5,
+        claim="risk-identity",
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -45,12 +56,104 @@ def test_verify_succeeds_only_if_claims_hold_and_controls_fail(
     assert "risk-identity" in report.read_text() or not checks
 
 
+def test_verify_lists_claims_and_tries_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["verify", "--list", "--report", str(tmp_path / "report.html")]) == 0
+    printed = capsys.readouterr().out
+    assert all(claim.id in printed.replace("\n", "") for claim in CLAIMS)
+    assert cli.main(["verify", "--list", "--only", "risk-identity"]) == 0
+    printed = capsys.readouterr().out
+    assert "risk-identity" in printed
+    assert "own-metric" not in printed
+    assert "dropped_constant: the constant E H(p*) is left out" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_tries_one_claim_in_a_users_mixture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec, stored = tmp_path / "mine.json", tmp_path / "verify.json"
+    mixture = FiniteMixture([0.3, 0.5, 0.2], [[0.7, 0.3], [0.4, 0.6], [0.1, 0.9]])
+    spec.write_text(json.dumps(mixture.spec()))
+    command = ["verify", "--only", "risk-identity", "--mixture", str(spec), "--json", str(stored)]
+    assert cli.main([*command, "--report", str(tmp_path / "report.html")]) == 0
+    results = json.loads(stored.read_text())
+    assert {check["claim"] for check in results["checks"]} == {"risk-identity"}
+    assert {check["world"] for check in results["checks"]} == {str(spec)}
+    assert results["mixture"] == str(spec)
+    assert results["false_alarm"]["bound"] == 0
+    assert "negative controls fail: verified" in capsys.readouterr().out
+
+
+OWN_LOSSES = """
+def quadratic(logits, target):
+    q = logits.softmax(-1)
+    return (q * q).sum(-1) - 2 * q.gather(-1, target[..., None]).squeeze(-1)
+
+def cubic(logits, target):
+    return (1 - logits.softmax(-1).gather(-1, target[..., None]).squeeze(-1)) ** 3
+
+number = 3
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("quadratic", 0), ("cubic", 1)])
+def test_verify_tells_whether_a_users_loss_leads_to_p(
+    name: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_losses_of_a_user.py").write_text(OWN_LOSSES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    command = ["verify", "--only", "minimiser-is-bayes", "--loss", f"own_losses_of_a_user:{name}"]
+    assert cli.main([*command, "--json", "verify.json"]) == status
+    checks = json.loads(Path("verify.json").read_text())["checks"]
+    claims = [check for check in checks if check["control"] is None]
+    assert claims
+    assert all(check["holds"] is (status == 0) for check in claims)
+    sys.modules.pop("own_losses_of_a_user")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--only", "no-such-claim"], "no claim is called 'no-such-claim'; there are: risk-identity"),
+        (["--mixture", "no-such-mixture"], "mixture must be one of"),
+        (["--loss", "no-such-loss"], "--loss must be one of ce, mse"),
+        (["--loss", "no_such_module:loss"], "cannot be imported: No module named"),
+        (["--loss", "json:no_such_function"], "cannot be imported"),
+        (
+            ["--only", "own-metric", "--mixture", "finite"],
+            "none of the claims asked for can be tried with this mixture",
+        ),
+    ],
+)
+def test_verify_says_what_it_cannot_try(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["verify", *arguments, "--report", str(tmp_path / "report.html")]) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_prints_the_kill_table_and_fails_for_a_survivor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = next(mutant for mutant in MUTANTS if mutant.name == "squared-distance-halved")
+    survivor = replace(killed, name="without effect", new=killed.old + " * 1.0")
+    for mutants, status in (([killed], 0), ([killed, survivor], 1)):
+        monkeypatch.setattr("bcpd.theory.mutants.MUTANTS", mutants)
+        command = ["verify", "--only", "risk-identity", "--mutants", "--report", str(tmp_path / "report.html")]
+        assert cli.main([*command, "--json", str(tmp_path / "verify.json")]) == status
+        printed = capsys.readouterr().out
+        assert f"1 of {len(mutants)} mutants are killed" in printed
+        assert ("SURVIVED" in printed) is (status == 1)
+        stored = json.loads((tmp_path / "verify.json").read_text())
+        assert [entry["killed"] for entry in stored["mutants"]] == [True, False][: len(mutants)]
+
+
 @pytest.mark.slow
 def test_verify_runs_as_a_command_and_writes_its_report(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bcpd", "verify", "--json", "verify.json"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])},
         capture_output=True,
         text=True,
         timeout=900,

@@ -97,7 +97,7 @@ def try_mutants(mutants: Sequence[Mutant], claims: Sequence[Claim], seed: int, t
         with mutated(mutant):
             try:
                 found = _check(mutant.check, claims, settings)
-            except (ArithmeticError, RuntimeError, ValueError):
+            except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
                 found = replace(green[mutant.check], value=math.inf, holds=False)
         yield Fate(mutant, found)
 
