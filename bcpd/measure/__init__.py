@@ -1,22 +1,30 @@
 """Measurement: the distance of any predictor to the known posterior p*, with error bars or exactly.
 
 A predictor is a callable, a torch module, a scikit-learn classifier or a file of probabilities; a mixture is anything
-with the few methods of :class:`KnownPosterior`.
+with the few methods of :class:`KnownPosterior`. Beside the distances: what excess risk they allow
+(:mod:`bcpd.measure.bounds`), and what votes say where p* is not known exactly (:mod:`bcpd.measure.votes`).
 """
 
+from bcpd.measure.bounds import excess_risk_bounds, excess_risk_bounds_of_probabilities
 from bcpd.measure.labels import label_scores
 from bcpd.measure.metrics import compare, compare_probabilities, distance, distance_of_probabilities
 from bcpd.measure.points import KnownPosterior
 from bcpd.measure.predictors import LogPredictor, Predict, as_predictor
+from bcpd.measure.votes import bayes_error_from_votes, bayes_error_interval, distance_to_votes
 
 __all__ = [
     "KnownPosterior",
     "LogPredictor",
     "Predict",
     "as_predictor",
+    "bayes_error_from_votes",
+    "bayes_error_interval",
     "compare",
     "compare_probabilities",
     "distance",
     "distance_of_probabilities",
+    "distance_to_votes",
+    "excess_risk_bounds",
+    "excess_risk_bounds_of_probabilities",
     "label_scores",
 ]

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
 
 from bcpd.estimate import Estimate
 from bcpd.measure.decomposition import CrossFit, exact_parts
 from bcpd.measure.moments import Moments
-from bcpd.measure.points import KnownPosterior, Points, checked_log_rows, points_of_mixture, points_of_rows
+from bcpd.measure.points import (
+    KnownPosterior,
+    Points,
+    checked_log_rows,
+    log_rows,
+    points_of_mixture,
+    points_of_rows,
+)
 from bcpd.measure.pointwise import POINTWISE, pointwise
 from bcpd.measure.predictors import Predict, as_predictor
 from bcpd.measure.reliability import ConfidenceBins
-from bcpd.tensors import ArrayLike, probability_rows
+from bcpd.tensors import ArrayLike
 
 __all__ = ["compare", "compare_probabilities", "distance", "distance_of_probabilities"]
 
@@ -75,7 +81,7 @@ def distance_of_probabilities(
         ValueError: shapes that differ, rows that are not probabilities (named), fewer than 2 rows (100 with
             ``decompose``) that are a sample.
     """
-    exact, points = points_of_rows(checked_log_rows(log_bayes, "log_bayes"), [_log_rows(q, log_q, "q")], weights, seed)
+    exact, points = points_of_rows(checked_log_rows(log_bayes, "log_bayes"), [log_rows(q, log_q, "q")], weights, seed)
     return _summary(exact, points, seed, decompose)
 
 
@@ -107,21 +113,8 @@ def compare_probabilities(
     log_q_b: ArrayLike | None = None,
 ) -> dict[str, Estimate]:
     """:func:`compare` at given points; arguments as in :func:`distance_of_probabilities`."""
-    log_q = [_log_rows(q_a, log_q_a, "q_a"), _log_rows(q_b, log_q_b, "q_b")]
-    return _difference(*points_of_rows(checked_log_rows(log_bayes, "log_bayes"), log_q, weights, seed=0))
-
-
-def _log_rows(q: ArrayLike, log_q: ArrayLike | None, name: str) -> Tensor:
-    rows = probability_rows(q, name)
-    if log_q is None:
-        return rows.log()
-    log_rows = checked_log_rows(log_q, f"log_{name}")
-    if log_rows.shape != rows.shape or not torch.allclose(log_rows.exp(), rows, rtol=0, atol=1e-4):
-        raise ValueError(
-            f"log_{name} must be the logarithm of {name} to 1e-4, received shapes {tuple(log_rows.shape)} and "
-            f"{tuple(rows.shape)} or other probabilities"
-        )
-    return log_rows
+    rows = [log_rows(q_a, log_q_a, "q_a"), log_rows(q_b, log_q_b, "q_b")]
+    return _difference(*points_of_rows(checked_log_rows(log_bayes, "log_bayes"), rows, weights, seed=0))
 
 
 def _summary(exact: bool, points: Iterator[Points], seed: int, decompose: bool) -> dict[str, Estimate]:

@@ -13,7 +13,7 @@ from bcpd import seeds
 from bcpd.measure.predictors import LogPredictor
 from bcpd.tensors import ArrayLike, float64, probability_rows
 
-__all__ = ["KnownPosterior", "Points", "checked_log_rows", "points_of_mixture", "points_of_rows"]
+__all__ = ["KnownPosterior", "Points", "checked_log_rows", "log_rows", "points_of_mixture", "points_of_rows"]
 
 # Entries of x or of p* in one block: 32 MiB of float64, and a handful of arrays of this size alive at once.
 _BLOCK_ENTRIES = 2**22
@@ -126,6 +126,24 @@ def checked_log_rows(log_rows: ArrayLike, name: str) -> Tensor:
     rows = float64(log_rows, name)
     probability_rows(rows.exp(), f"exp({name})")
     return rows
+
+
+def log_rows(q: ArrayLike, log_q: ArrayLike | None, name: str) -> Tensor:
+    """``log_q`` where it is given, else the logarithm of the probabilities q.
+
+    Raises:
+        ValueError: q are not probabilities, or ``log_q`` is not their logarithm to 1e-4.
+    """
+    rows = probability_rows(q, name)
+    if log_q is None:
+        return rows.log()
+    logs = checked_log_rows(log_q, f"log_{name}")
+    if logs.shape != rows.shape or not torch.allclose(logs.exp(), rows, rtol=0, atol=1e-4):
+        raise ValueError(
+            f"log_{name} must be the logarithm of {name} to 1e-4, received shapes {tuple(logs.shape)} and "
+            f"{tuple(rows.shape)} or other probabilities"
+        )
+    return logs
 
 
 def _slices(length: int, block: int) -> Iterator[slice]:
