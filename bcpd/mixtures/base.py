@@ -67,7 +67,8 @@ class Mixture(ABC):
         """A slightly wrong copy, the negative control of the calibration check (:mod:`bcpd.mixtures.calibration`).
 
         Points drawn from it must fail the check against this mixture's posterior: a Gaussian mixture's covariance is
-        ``1 + amount`` times too large; other families move a share ``amount`` of the probability they are made of.
+        ``1 + amount`` times too large, a Laplace mixture's scales are; other families move a share ``amount`` of the
+        probability they are made of.
         """
 
     @abstractmethod

@@ -101,10 +101,6 @@ class EllipticalMixture(ComponentMixture):
         centre = self._centre_of(self.means)
         return self._with(centre + separation * (self.means - centre), self._matrix)
 
-    def misspecified(self, amount: float = 0.02) -> Self:
-        """The same means under scale matrices ``1 + amount`` times as large."""
-        return self._with(self.means, self._matrix * (1 + amount))
-
     def _places(self, name: str) -> dict[str, Any]:
         single = self.means.shape[1] == 1
         return {

@@ -11,6 +11,10 @@ from torch import Tensor
 from bcpd.mixtures.base import Mixture
 from bcpd.mixtures.finite import FiniteMixture
 from bcpd.mixtures.gaussian import GaussianMixture, paper_toy
+from bcpd.mixtures.laplace import LaplaceMixture
+from bcpd.mixtures.products import BernoulliMixture, CategoricalMixture
+from bcpd.mixtures.student import StudentMixture
+from bcpd.mixtures.warps import Affine, Bend, SinhArcsinh, Warped
 from bcpd.mixtures.wrappers import LabelNoise, PriorShift, Superclasses
 from bcpd.seeds import generator
 
@@ -18,10 +22,15 @@ __all__ = ["FAMILIES", "KINDS", "from_spec"]
 
 KINDS: dict[str, Callable[..., Mixture]] = {
     GaussianMixture.kind: GaussianMixture,
+    StudentMixture.kind: StudentMixture,
+    LaplaceMixture.kind: LaplaceMixture,
+    BernoulliMixture.kind: BernoulliMixture,
+    CategoricalMixture.kind: CategoricalMixture,
     FiniteMixture.kind: FiniteMixture,
     LabelNoise.kind: LabelNoise,
     Superclasses.kind: Superclasses,
     PriorShift.kind: PriorShift,
+    Warped.kind: Warped,
 }
 
 
@@ -31,7 +40,7 @@ def from_spec(spec: Mapping[str, Any]) -> Mixture:
     Raises:
         ValueError: an unknown kind, or arguments that the kind does not take.
     """
-    arguments = {key: from_spec(value) if isinstance(value, Mapping) else value for key, value in spec.items()}
+    arguments = {key: from_spec(value) if key == "mixture" else value for key, value in spec.items()}
     kind = arguments.pop("kind", None)
     if kind not in KINDS:
         raise ValueError(f"kind of a mixture must be one of {sorted(KINDS)}, received {kind!r}")
@@ -67,6 +76,74 @@ def _gaussian_components() -> GaussianMixture:
     return GaussianMixture(means, covariances, weights=[[0.5, 0.5], [0.8, 0.2], [0.35, 0.65]], priors=[0.4, 0.25, 0.35])
 
 
+def _gaussian_xor() -> GaussianMixture:
+    """Opposite corners of a square belong together: no linear rule does better than guessing."""
+    corners = [[[-0.8, -0.8], [0.8, 0.8]], [[-0.8, 0.8], [0.8, -0.8]]]
+    return GaussianMixture(corners, [[0.5, 0.1], [0.1, 0.3]], weights=[[0.5, 0.5], [0.4, 0.6]], priors=[0.55, 0.45])
+
+
+def _student_1d() -> StudentMixture:
+    """Cauchy tails, own scales: beyond the narrow class the wide one wins on both sides."""
+    return StudentMixture([[-1.5], [0.5], [2.5]], [[[0.5]], [[0.3]], [[1.2]]], 1.0, priors=[0.4, 0.25, 0.35])
+
+
+def _student() -> StudentMixture:
+    draw = generator(4, "student")
+    return StudentMixture(1.2 * _normal(draw, 3, 4), _covariances(draw, 1, 4)[0], 3.0, priors=[0.5, 0.3, 0.2])
+
+
+def _student_components() -> StudentMixture:
+    draw = generator(5, "student-components")
+    scales = _covariances(draw, 4, 3).reshape(2, 2, 3, 3)
+    return StudentMixture(1.3 * _normal(draw, 2, 2, 3), scales, 2.5, [[0.7, 0.3], [0.4, 0.6]], [0.6, 0.4])
+
+
+def _laplace_1d() -> LaplaceMixture:
+    return LaplaceMixture([[-1.5], [0.0], [2.0]], 1.1, priors=[0.35, 0.25, 0.4])
+
+
+def _laplace() -> LaplaceMixture:
+    draw = generator(6, "laplace")
+    scales = (0.3 * _normal(draw, 3, 2, 4)).exp()
+    weights = [[0.6, 0.4], [0.5, 0.5], [0.3, 0.7]]
+    return LaplaceMixture(_normal(draw, 3, 2, 4), scales, weights, [0.4, 0.35, 0.25])
+
+
+def _bernoulli() -> BernoulliMixture:
+    return BernoulliMixture(torch.sigmoid(1.2 * _normal(generator(7, "bernoulli"), 4, 10)), None, [0.4, 0.3, 0.2, 0.1])
+
+
+def _bernoulli_image() -> BernoulliMixture:
+    """Noisy 5x5 pictures of bars, horizontal or vertical, each in five places: too many values to list."""
+    place = torch.arange(5)
+    horizontal = (place[:, None, None] == place[:, None]).expand(5, 5, 5)
+    bars = torch.stack([horizontal, horizontal.mT]).to(torch.float64)
+    return BernoulliMixture(0.2 + 0.45 * bars, torch.full((2, 5), 0.2), [0.6, 0.4])
+
+
+def _categorical() -> CategoricalMixture:
+    """Four coordinates with 4, 4, 3 and 2 values, two components a class."""
+    table = (1.5 * _normal(generator(8, "categorical"), 3, 2, 4, 4)).softmax(-1)
+    exists = torch.arange(4) < torch.tensor([4, 4, 3, 2])[:, None]
+    table = torch.where(exists, table, 0.0)
+    weights = [[0.5, 0.5], [0.25, 0.75], [0.8, 0.2]]
+    return CategoricalMixture(table / table.sum(-1, keepdim=True), weights, [0.5, 0.2, 0.3])
+
+
+def _banana() -> Warped:
+    """Two crescents and a blob, exactly as hard as the Gaussians they come from."""
+    return Warped(_gaussian_2d_shared(), Bend(0.7))
+
+
+def _skewed() -> Warped:
+    return Warped(_gaussian_components(), SinhArcsinh([0.5, -0.3, 0.0, 0.2], [0.7, 1.0, 1.3, 0.9]))
+
+
+def _warped_table() -> Warped:
+    turned = Warped(_finite(), Affine([[1.0, 0.5], [-0.3, 0.8]], [2.0, -1.0]))
+    return Warped(turned, Bend(-0.5))
+
+
 def _finite() -> FiniteMixture:
     draw = generator(3, "finite")
     weights = _normal(draw, 12).exp()
@@ -98,11 +175,23 @@ FAMILIES: dict[str, Callable[[], Mixture]] = {
     "gaussian-2d-diagonal": _gaussian_2d_diagonal,
     "gaussian-classwise": _gaussian_classwise,
     "gaussian-components": _gaussian_components,
+    "gaussian-xor": _gaussian_xor,
+    "student-1d": _student_1d,
+    "student": _student,
+    "student-components": _student_components,
+    "laplace-1d": _laplace_1d,
+    "laplace": _laplace,
+    "bernoulli": _bernoulli,
+    "bernoulli-image": _bernoulli_image,
+    "categorical": _categorical,
     "finite": _finite,
     "label-noise": _label_noise,
     "superclasses": _superclasses,
     "prior-shift": _prior_shift,
     "noisy-shifted-superclasses": _nested,
+    "banana": _banana,
+    "skewed": _skewed,
+    "warped-table": _warped_table,
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bcpd.mixtures.base import Mixture, categorical, distributions
-from bcpd.seeds import generator as stream
+from bcpd.mixtures.points import PointTable
 from bcpd.tensors import ArrayLike, float64
 
 __all__ = ["FiniteMixture"]
@@ -43,10 +43,7 @@ class FiniteMixture(Mixture):
             raise ValueError(f"points must be finite, of shape ({count}, ...), received {tuple(self.points.shape)}")
         self.num_classes, self.shape = self.rows.shape[1], tuple(self.points.shape[1:])
         self.priors = self.weights @ self.rows
-        flat = self.points.flatten(1)
-        if len(torch.unique(flat, dim=0)) < count:
-            raise ValueError("points must all be different, received a point twice")
-        self._keys, self._order = torch.sort(_row_keys(flat))
+        self._table = PointTable(self.points)
 
     def support(self) -> tuple[Tensor, Tensor]:
         """``(points (n, *shape), weights (n,))``."""
@@ -61,19 +58,7 @@ class FiniteMixture(Mixture):
         return self.points[index]
 
     def _log_posterior_rows(self, x: Tensor) -> Tensor:
-        return self.rows.log().to(x.device)[self._find(x.flatten(1))]
-
-    def _find(self, x: Tensor) -> Tensor:
-        """Position of every row of x among the points, by a hash of its bits, then compared bit for bit."""
-        keys, order, points = (t.to(x.device) for t in (self._keys, self._order, self.points.flatten(1)))
-        place = torch.searchsorted(keys, _row_keys(x)).clamp_(max=len(keys) - 1)
-        index = order[place]
-        unknown = (points[index] != x).any(1)
-        if bool(unknown.any()):
-            first = x[unknown][0].tolist()
-            shown = f"{first[:6]}{' ...' if len(first) > 6 else ''}"
-            raise ValueError(f"x must be among the {len(points)} points of this mixture, received {shown}")
-        return index
+        return self.rows.log().to(x.device)[self._table.find(x)]
 
     def _separated(self, separation: float) -> Self:
         # the power s keeps zeros zero, also for s = 0, and its limit is uniform on the classes that are possible
@@ -90,13 +75,3 @@ class FiniteMixture(Mixture):
             "posterior": self.rows.tolist(),
             "points": self.points.tolist(),
         }
-
-
-def _row_keys(rows: Tensor) -> Tensor:
-    """A 64-bit hash a row ``(n, d)``: the mixed bits of its numbers times fixed odd multipliers, modulo 2**64."""
-    bits = (rows.contiguous() + 0.0).view(torch.int64)  # + 0.0 turns -0.0 into 0.0
-    # small whole numbers differ in their leading bits alone: carry those down before the products push them out
-    mixed = (bits ^ (bits >> 32)) * 0x5851F42D4C957F2D
-    mixed = mixed ^ (mixed >> 29)
-    multipliers = torch.randint(-(2**63), 2**63 - 1, (rows.shape[1],), generator=stream(0, "row keys")) | 1
-    return (mixed * multipliers.to(rows.device)).sum(1)

@@ -97,7 +97,7 @@ class GaussianMixture(EllipticalMixture):
 
     def misspecified(self, amount: float = 0.02) -> Self:
         """The same means under a covariance ``1 + amount`` times as large."""
-        return super().misspecified(amount)
+        return self._with(self.means, self.covariance * (1 + amount))
 
     def _with(self, means: Tensor, matrix: Tensor) -> Self:
         return type(self)(means, matrix, self.weights, self.priors)

@@ -38,9 +38,7 @@ class Law:
     winners: Callable[[Array, Array, Array], Winners]
 
 
-def losing_mass(
-    law: Law, breaks: Array, winners: NDArray[np.intp], joint: Array, means: Array, scales: Array
-) -> float:
+def losing_mass(law: Law, breaks: Array, winners: NDArray[np.intp], joint: Array, means: Array, scales: Array) -> float:
     """Mass of every class outside the intervals it wins; sums tails, never ``1 - ...``, so tiny errors keep digits."""
     edges = np.concatenate([[-np.inf], breaks, [np.inf]])
     low, high = (edges[:-1, None] - means) / scales, (edges[1:, None] - means) / scales

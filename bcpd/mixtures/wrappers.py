@@ -15,11 +15,11 @@ from bcpd.mixtures.base import Mixture, categorical, distributions
 from bcpd.mixtures.bayes_error import ComponentJoint
 from bcpd.tensors import ArrayLike
 
-__all__ = ["LabelNoise", "PriorShift", "Superclasses"]
+__all__ = ["LabelNoise", "PriorShift", "Superclasses", "Wrapper"]
 
 
-class _Wrapper(Mixture):
-    """Shares x with the mixture it wraps, and tunes it."""
+class Wrapper(Mixture):
+    """A mixture made from another, of the same shape of x, and tuned by it."""
 
     def __init__(self, mixture: Mixture) -> None:
         if not isinstance(mixture, Mixture):
@@ -43,7 +43,7 @@ class _Wrapper(Mixture):
         return max(self.num_classes, self.mixture._floats_per_row())
 
 
-class _Channel(_Wrapper):
+class _Channel(Wrapper):
     r"""Labels sent through a row-stochastic matrix T: :math:`\tilde p^*_j = \sum_k p^*_k T_{kj}`, in the log domain."""
 
     def __init__(self, mixture: Mixture, transition: Tensor) -> None:
@@ -111,6 +111,14 @@ class LabelNoise(_Channel):
         uniform = torch.full((classes, classes), rate / classes, dtype=torch.float64)
         return cls(mixture, uniform + (1 - rate) * torch.eye(classes, dtype=torch.float64))
 
+    @classmethod
+    def rotating(cls, mixture: Mixture, rate: float) -> Self:
+        r"""With probability ``rate`` in ``[0, 1]`` the label becomes the next one, the last the first."""
+        if not 0 <= rate <= 1:
+            raise ValueError(f"rate must lie in [0, 1], received {rate}")
+        kept = torch.eye(mixture.num_classes, dtype=torch.float64)
+        return cls(mixture, (1 - rate) * kept + rate * kept.roll(1, 1))
+
     def _analytic_bayes_error(self) -> Estimate | None:
         rate = self._symmetric_rate()
         base = None if rate is None else self.mixture._analytic_bayes_error()
@@ -169,7 +177,7 @@ class Superclasses(_Channel):
         return {"mixture": self.mixture.spec(), "groups": [list(members) for members in self.groups]}
 
 
-class PriorShift(_Wrapper):
+class PriorShift(Wrapper):
     r"""The same class-conditional densities under other priors: :math:`p'_k \propto p^*_k\, \pi'_k / \pi_k`.
 
     The law of x changes with the priors, also the weights of a finite X. At points of a finite X that have weight 0 and

@@ -1,11 +1,11 @@
 """What the contract suite knows about each kind of mixture, from its spec alone: p* in 50 digits, and transformations.
 
-A new kind needs an entry in each of the three tables; until then the suite fails on it.
+A new kind needs an entry in the tables; until then the suite fails on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -21,9 +21,10 @@ mpmath.mp.dps = 50
 # ---------------------------------------------------------------------------------------------- posterior in 50 digits
 
 
-def log_posterior(spec: Spec, x: Sequence[float]) -> list[float]:
-    """log p* of one x; mpmath's exponents have no bounds, so plain probabilities do not underflow."""
-    return [float(mpmath.log(p)) if p > 0 else -float("inf") for p in _posterior(spec, [mpmath.mpf(v) for v in x])]
+def log_posterior(spec: Spec, x: Tensor) -> list[float]:
+    """log p* of one x, flattened where it has several axes; mpmath's exponents have no bounds: nothing underflows."""
+    row = [mpmath.mpf(v) for v in x.flatten().tolist()]
+    return [float(mpmath.log(p)) if p > 0 else -float("inf") for p in _posterior(spec, row)]
 
 
 def _posterior(spec: Spec, x: Row) -> Row:
@@ -35,32 +36,77 @@ def _normalised(row: Row) -> Row:
     return [entry / total for entry in row]
 
 
-def _gaussian(spec: Spec, x: Row) -> Row:
+def _components(spec: Spec, name: str, density: Callable[[int, int, Any, Row], Any], x: Row) -> Row:
+    """A mixture over components within classes, from the densities of components up to a common factor."""
     joint = []
     single = spec["weights"] is None
     for k, prior in enumerate(spec["priors"]):
-        means = [spec["means"][k]] if single else spec["means"][k]
+        places = [spec[name][k]] if single else spec[name][k]
         weights = [1.0] if single else spec["weights"][k]
-        densities = [_density(spec, k, c, mean, x) for c, mean in enumerate(means)]
+        densities = [density(k, c, place, x) for c, place in enumerate(places)]
         inside = mpmath.fsum(mpmath.mpf(w) * f for w, f in zip(weights, densities, strict=True))
         joint.append(mpmath.mpf(prior) * inside)
     return _normalised(joint)
 
 
-def _density(spec: Spec, k: int, c: int, mean: list[float], x: Row) -> Any:
-    """Density up to (2 pi)^(-d/2)."""
+def _gaussian(spec: Spec, x: Row) -> Row:
+    def density(k: int, c: int, mean: list[float], x: Row) -> Any:
+        square, determinant = _mahalanobis(spec["covariance"], k, c, mean, x)
+        return mpmath.exp(-square / 2) / mpmath.sqrt(determinant)
+
+    return _components(spec, "means", density, x)
+
+
+def _student(spec: Spec, x: Row) -> Row:
+    degrees = mpmath.mpf(spec["degrees"])
+
+    def density(k: int, c: int, mean: list[float], x: Row) -> Any:
+        square, determinant = _mahalanobis(spec["scale"], k, c, mean, x)
+        return (1 + square / degrees) ** (-(degrees + len(x)) / 2) / mpmath.sqrt(determinant)
+
+    return _components(spec, "means", density, x)
+
+
+def _laplace(spec: Spec, x: Row) -> Row:
+    scales = spec["scales"]
+    depth = torch.tensor(scales).ndim
+
+    def density(k: int, c: int, mean: list[float], x: Row) -> Any:
+        row = {0: lambda: [scales] * len(x), 1: lambda: scales, 2: lambda: scales[k], 3: lambda: scales[k][c]}[depth]()
+        spreads = [mpmath.mpf(b) for b in row]
+        gaps = mpmath.fsum(abs(a - mpmath.mpf(m)) / b for a, m, b in zip(x, mean, spreads, strict=True))
+        return mpmath.exp(-gaps) / mpmath.fprod(spreads)
+
+    return _components(spec, "means", density, x)
+
+
+def _bernoulli(spec: Spec, x: Row) -> Row:
+    def density(k: int, c: int, theta: Any, x: Row) -> Any:
+        ones = [mpmath.mpf(t) for t in torch.tensor(theta, dtype=torch.float64).flatten().tolist()]
+        return mpmath.fprod(t if round(v) == 1 else 1 - t for t, v in zip(ones, x, strict=True))
+
+    return _components(spec, "theta", density, x)
+
+
+def _categorical(spec: Spec, x: Row) -> Row:
+    def density(k: int, c: int, table: Any, x: Row) -> Any:
+        rows = torch.tensor(table, dtype=torch.float64).flatten(0, -2).tolist()
+        return mpmath.fprod(mpmath.mpf(row[round(v)]) for row, v in zip(rows, x, strict=True))
+
+    return _components(spec, "probabilities", density, x)
+
+
+def _mahalanobis(scale: Any, k: int, c: int, mean: list[float], x: Row) -> tuple[Any, Any]:
+    """The squared distance in a scale matrix (given in any form), and the determinant."""
     gap = mpmath.matrix([a - mpmath.mpf(b) for a, b in zip(x, mean, strict=True)])
-    covariance = spec["covariance"]
-    depth = torch.tensor(covariance).ndim
+    depth = torch.tensor(scale).ndim
     if depth <= 1:
-        variances = [covariance] * len(x) if depth == 0 else covariance
+        variances = [scale] * len(x) if depth == 0 else scale
         square = mpmath.fsum(g**2 / mpmath.mpf(v) for g, v in zip(gap, variances, strict=True))
-        determinant = mpmath.fprod(map(mpmath.mpf, variances))
-    else:
-        own = {2: lambda: covariance, 3: lambda: covariance[k], 4: lambda: covariance[k][c]}[depth]()
-        inverse, determinant = _inverse(tuple(map(tuple, own)))
-        square = (gap.T * inverse * gap)[0]
-    return mpmath.exp(-square / 2) / mpmath.sqrt(determinant)
+        return square, mpmath.fprod(map(mpmath.mpf, variances))
+    own = {2: lambda: scale, 3: lambda: scale[k], 4: lambda: scale[k][c]}[depth]()
+    inverse, determinant = _inverse(tuple(map(tuple, own)))
+    return (gap.T * inverse * gap)[0], determinant
 
 
 @lru_cache(maxsize=64)
@@ -70,8 +116,38 @@ def _inverse(rows: tuple[tuple[float, ...], ...]) -> tuple[Any, Any]:
 
 
 def _finite(spec: Spec, x: Row) -> Row:
-    (row,) = [p for point, p in zip(spec["points"], spec["posterior"], strict=True) if point == [float(v) for v in x]]
-    return _normalised([mpmath.mpf(v) for v in row])
+    """The row of the point, which a warp and its inverse may have moved by rounding."""
+
+    def gap(point: Any) -> float:
+        entries = torch.tensor(point, dtype=torch.float64).flatten().tolist()
+        return float(max(abs(a - b) for a, b in zip(x, entries, strict=True)))
+
+    gaps = [gap(point) for point in spec["points"]]
+    assert min(gaps) < 1e-6
+    return _normalised([mpmath.mpf(v) for v in spec["posterior"][gaps.index(min(gaps))]])
+
+
+def _warped(spec: Spec, x: Row) -> Row:
+    warp = spec["warp"]
+    return _posterior(spec["mixture"], INVERSE[warp["kind"]](warp, x))
+
+
+def _affine_inverse(warp: Spec, x: Row) -> Row:
+    gap = mpmath.matrix([a - mpmath.mpf(b) for a, b in zip(x, warp["offset"], strict=True)])
+    return list(_inverse(tuple(map(tuple, warp["matrix"])))[0] * gap)
+
+
+def _sinh_arcsinh_inverse(warp: Spec, x: Row) -> Row:
+    def each(value: Any) -> list[Any]:
+        return [mpmath.mpf(v) for v in (value if isinstance(value, list) else [value] * len(x))]
+
+    rows = zip(x, each(warp["skewness"]), each(warp["tails"]), strict=True)
+    return [mpmath.sinh(t * mpmath.asinh(v) - s) for v, s, t in rows]
+
+
+def _bend_inverse(warp: Spec, x: Row) -> Row:
+    curvature = mpmath.mpf(warp["curvature"])
+    return [v - curvature * (x[j - 1] ** 2 - 1) if j % 2 else v for j, v in enumerate(x)]
 
 
 def _label_noise(spec: Spec, x: Row) -> Row:
@@ -95,13 +171,15 @@ def _prior_shift(spec: Spec, x: Row) -> Row:
 def priors(spec: Spec) -> Row:
     """Class marginals from the definition."""
     kind = spec["kind"]
-    if kind in ("gaussian", "prior_shift"):
+    if kind in COMPONENTS or kind == "prior_shift":
         return [mpmath.mpf(p) for p in spec["priors"]]
     if kind == "finite":
         columns = zip(*spec["posterior"], strict=True)
         weights = [mpmath.mpf(w) for w in spec["weights"]]
         return [mpmath.fsum(w * mpmath.mpf(p) for w, p in zip(weights, column, strict=True)) for column in columns]
     base = priors(spec["mixture"])
+    if kind == "warped":
+        return base
     if kind == "label_noise":
         columns = zip(*spec["transition"], strict=True)
         return [mpmath.fsum(p * mpmath.mpf(t) for p, t in zip(base, column, strict=True)) for column in columns]
@@ -116,7 +194,32 @@ POSTERIOR: dict[str, Callable[[Spec, Row], Row]] = {
     "label_noise": _label_noise,
     "superclasses": _superclasses,
     "prior_shift": _prior_shift,
+    "student": _student,
+    "laplace": _laplace,
+    "bernoulli": _bernoulli,
+    "categorical": _categorical,
+    "warped": _warped,
 }
+
+INVERSE: dict[str, Callable[[Spec, Row], Row]] = {
+    "affine": _affine_inverse,
+    "sinh_arcsinh": _sinh_arcsinh_inverse,
+    "bend": _bend_inverse,
+}
+
+COMPONENTS = {
+    "gaussian": ("means", "covariance"),
+    "student": ("means", "scale"),
+    "laplace": ("means", "scales"),
+    "bernoulli": ("theta", None),
+    "categorical": ("probabilities", None),
+}
+"""Kinds with a density for each component: the parameter with a row a class, and the one that may have."""
+
+
+def discrete(spec: Spec) -> bool:
+    """Whether x takes separate values only."""
+    return discrete(spec["mixture"]) if "mixture" in spec else spec["kind"] in ("finite", "bernoulli", "categorical")
 
 
 # ------------------------------------------------------------------------------------------------------ transformations
@@ -132,11 +235,13 @@ def permuted(spec: Spec, order: list[int]) -> Spec:
         return [pick(row) for row in rows]
 
     kind = spec["kind"]
-    if kind == "gaussian":
-        own = torch.tensor(spec["covariance"]).ndim >= 3
-        covariance = pick(spec["covariance"]) if own else spec["covariance"]
-        changed = {key: pick(spec[key]) for key in ("means", "weights", "priors")}
-        return {**spec, **changed, "covariance": covariance}
+    if kind in COMPONENTS:
+        place, scale = COMPONENTS[kind]
+        changed = {key: pick(spec[key]) for key in (place, "weights", "priors")}
+        if scale is not None:
+            own = torch.tensor(spec[scale]).ndim >= (2 if kind == "laplace" else 3)
+            changed[scale] = pick(spec[scale]) if own else spec[scale]
+        return {**spec, **changed}
     if kind == "finite":
         return {**spec, "posterior": columns(spec["posterior"])}
     if kind == "label_noise":
@@ -145,19 +250,29 @@ def permuted(spec: Spec, order: list[int]) -> Spec:
         return {**spec, "groups": pick(spec["groups"])}
     if kind == "prior_shift":
         return {**spec, "mixture": permuted(spec["mixture"], order), "priors": pick(spec["priors"])}
+    if kind == "warped":
+        return {**spec, "mixture": permuted(spec["mixture"], order)}
     raise KeyError(kind)
 
 
 def moved(spec: Spec, matrix: Tensor, offset: Tensor) -> Spec:
-    """The law of ``matrix @ x + offset``."""
-    if "mixture" in spec:
+    """The law of ``matrix @ x + offset``: by other parameters where the family has them, else by a warp."""
+    kind = spec["kind"]
+    shift_only = torch.equal(matrix, torch.eye(len(offset), dtype=torch.float64))
+    if "mixture" in spec and kind != "warped":
         return {**spec, "mixture": moved(spec["mixture"], matrix, offset)}
-    place = {"gaussian": "means", "finite": "points"}[spec["kind"]]
+    if kind in ("bernoulli", "categorical", "warped") or (kind == "laplace" and not shift_only):
+        return {
+            "kind": "warped",
+            "mixture": spec,
+            "warp": {"kind": "affine", "matrix": matrix.tolist(), "offset": offset.tolist()},
+        }
+    place = "points" if kind == "finite" else "means"
     changed = {**spec, place: (torch.tensor(spec[place], dtype=torch.float64) @ matrix.T + offset).tolist()}
-    if spec["kind"] == "gaussian":
-        covariance = torch.tensor(spec["covariance"], dtype=torch.float64)
-        dimension = len(offset)
-        if covariance.ndim <= 1:
-            covariance = torch.diag(covariance.expand(dimension))
-        changed["covariance"] = (matrix @ covariance @ matrix.T).tolist()
+    if kind in ("gaussian", "student"):
+        name = COMPONENTS[kind][1]
+        scale = torch.tensor(spec[name], dtype=torch.float64)
+        if scale.ndim <= 1:
+            scale = torch.diag(scale.expand(len(offset)))
+        changed[name] = (matrix @ scale @ matrix.T).tolist()
     return changed
