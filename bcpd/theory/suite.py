@@ -9,7 +9,21 @@ from typing import get_args
 from bcpd.losses import Loss
 from bcpd.mixtures import Mixture
 from bcpd.seeds import derive
-from bcpd.theory import data_checks, instruments, theorem1
+from bcpd.theory import (
+    data_checks,
+    distilled_bias,
+    distilled_risk,
+    distilled_variance,
+    excess_risk,
+    gradient_noise,
+    instruments,
+    interpolation,
+    label_error,
+    low_noise,
+    noisy_targets,
+    risk_bounds,
+    theorem1,
+)
 from bcpd.theory.check import Check
 from bcpd.theory.claim import Claim, Level, Settings, Trainer, Trial
 
@@ -24,6 +38,16 @@ BUDGET = 1e-3
 
 CLAIMS: tuple[Claim, ...] = (
     *theorem1.CLAIMS,
+    *distilled_variance.CLAIMS,
+    *distilled_bias.CLAIMS,
+    *distilled_risk.CLAIMS,
+    *noisy_targets.CLAIMS,
+    *gradient_noise.CLAIMS,
+    *interpolation.CLAIMS,
+    *risk_bounds.CLAIMS,
+    *excess_risk.CLAIMS,
+    *label_error.CLAIMS,
+    *low_noise.CLAIMS,
     *data_checks.CLAIMS,
     *instruments.CLAIMS,
 )
