@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from bcpd.report.chapters import Described, chapters, described
+from bcpd.report.claim_figures import claim_figure, margin_figure
+from bcpd.report.margins import checks_of
 from bcpd.report.quantities import DEFAULT_CHECKPOINT, checkpoint_name
 from bcpd.report.rate_figure import rate_figure
 from bcpd.report.run_figures import distance_path_figure, path_figure, student_figure
@@ -29,6 +33,7 @@ class Illustration:
         name: of its file, without suffix.
         title: what it shows; caption: what to look at.
         figure: the figure, or ``None`` where the results hold no data for it; then ``missing`` says so.
+        claim: the id of the claim that it belongs to, empty where it belongs to none.
     """
 
     name: str
@@ -36,6 +41,7 @@ class Illustration:
     caption: str
     figure: Figure | None
     missing: str = ""
+    claim: str = ""
 
 
 def illustrations(results: Mapping[str, Any]) -> list[Illustration]:
@@ -67,19 +73,61 @@ def save_figures(results: Mapping[str, Any], folder: Path | str) -> list[Path]:
     return written
 
 
-def _illustration(name: str, title: str, caption: str, make: Callable[[], Figure]) -> Illustration:
+def _illustration(name: str, title: str, caption: str, make: Callable[[], Figure], claim: str = "") -> Illustration:
     """Make a figure, or say what kept it from being made."""
     try:
-        return Illustration(name, title, caption, make())
+        return Illustration(name, title, caption, make(), claim=claim)
     except KeyError as error:
-        return Illustration(name, title, caption, None, f"the results hold no {error.args[0]}")
+        return Illustration(name, title, caption, None, f"the results hold no {error.args[0]}", claim)
     except ValueError as error:
-        return Illustration(name, title, caption, None, str(error))
+        return Illustration(name, title, caption, None, str(error), claim)
+
+
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "posterior": ("posterior-calibration",),
+    "identity": ("risk-identity",),
+    "projection": ("own-metric",),
+    "minimisers": ("C3", "minimiser-is-bayes"),
+}
+"""The claims that the pictures of every verification belong to: the first of these ids or numbers that there is."""
+
+MARGINS = (
+    "Margins of its checks",
+    "A point a check, at its value over its bound. The claim must lie left of the black line, its wrong versions "
+    "(crosses) must lie right of it, far enough that no chance and no rounding could have brought them there.",
+)
 
 
 def _verify(results: Mapping[str, Any]) -> list[Illustration]:
+    checks = checks_of(results.get("checks") or [])
+    claims = [claim for _, _, inside in chapters(described(results, checks)) for claim in inside]
+    found = _common_pictures(results, claims)
+    illustrated = {item.claim for item in found if item.figure is not None}
+    pictures = results.get("claim_pictures") or {}
+    for claim in claims:
+        own = [check for check in checks if check.claim == claim.id]
+        name = f"verify-{claim.id}"
+        if claim.id in pictures:
+            picture = pictures[claim.id]
+            words = (str(picture.get("title", claim.heading)), _caption(picture))
+            found.append(_illustration(name, *words, partial(claim_figure, picture), claim.id))
+        elif own and claim.id not in illustrated:
+            found.append(_illustration(name, *MARGINS, partial(margin_figure, own), claim.id))
+    return found
+
+
+def _caption(picture: Mapping[str, Any]) -> str:
+    """What to look at in a claim's picture, and in its panels where they say it themselves."""
+    captions = [picture.get("caption", ""), *(panel.get("caption", "") for panel in picture.get("panels") or [])]
+    return " ".join(dict.fromkeys(str(caption) for caption in captions if caption))
+
+
+def _common_pictures(results: Mapping[str, Any], claims: Sequence[Described]) -> list[Illustration]:
+    """The pictures of every verification, but for those of claims that were not asked for."""
     pictures = results.get("pictures") or {}
-    described: Sequence[tuple[str, str, str, Callable[[Mapping[str, Any]], Figure]]] = (
+    if not pictures and (results.get("mixture") or results.get("loss")):
+        return []
+    figures: Sequence[tuple[str, str, str, Callable[[Mapping[str, Any]], Figure]]] = (
         (
             "posterior",
             "The object itself: p*(x)",
@@ -119,7 +167,12 @@ def _verify(results: Mapping[str, Any]) -> list[Illustration]:
     def of(key: str, make: Callable[[Mapping[str, Any]], Figure]) -> Callable[[], Figure]:
         return lambda: make(pictures[key])
 
-    return [_illustration(f"verify-{key}", title, caption, of(key, make)) for key, title, caption, make in described]
+    found = []
+    for key, title, caption, make in figures:
+        at = [claim.id for place in PLACES[key] for claim in claims if place in (claim.id, claim.number)]
+        if at or not results.get("only"):
+            found.append(_illustration(f"verify-{key}", title, caption, of(key, make), (at or [""])[0]))
+    return found
 
 
 def _quickstart(results: Mapping[str, Any]) -> list[Illustration]:

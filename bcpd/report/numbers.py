@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["MINUS", "as_float", "interval", "number", "p_value", "scientific"]
+__all__ = ["MINUS", "as_float", "interval", "number", "p_value", "power_of_ten", "round_number", "scientific"]
 
 MINUS = "\N{MINUS SIGN}"
 NBSP = "\N{NO-BREAK SPACE}"
@@ -61,6 +61,22 @@ def scientific(value: Any) -> str:
     if -3 <= power < 3:
         return f"{sign}{float(f'{abs(real):.2g}'):.{max(0, 1 - power)}f}"
     return f"{sign}{mantissa}{TIMES}10{str(power).translate(_SUPERSCRIPTS)}"
+
+
+def round_number(value: Any) -> str:
+    """A number that somebody chose, in as few digits as it has: ``10⁻¹²``, ``5``, ``2.5×10⁻⁶``."""
+    real = as_float(value)
+    if not math.isfinite(real) or 1e-3 <= abs(real) < 1e4 or real == 0:
+        return number(real) if not math.isfinite(real) else f"{real:g}".replace("-", MINUS)
+    mantissa, exponent = f"{abs(real):.3e}".split("e")
+    digits = mantissa.rstrip("0").rstrip(".")
+    factor = "" if digits == "1" else digits + TIMES
+    return f"{MINUS if real < 0 else ''}{factor}{power_of_ten(int(exponent))}"
+
+
+def power_of_ten(exponent: int) -> str:
+    """``10⁻¹²``; ``1`` and ``10`` without an exponent."""
+    return {0: "1", 1: "10"}.get(exponent, f"10{str(exponent).translate(_SUPERSCRIPTS)}")
 
 
 def interval(mean: Any, low: Any, high: Any, scale: float = 1.0) -> str:

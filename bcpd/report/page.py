@@ -30,6 +30,9 @@ def build_report(results: Sequence[Mapping[str, Any]]) -> str:
     order = list(REQUIRED)
     sections = [section(entry) for entry in results]
     sections.sort(key=lambda entry: order.index(entry["kind"]))  # stable: several of a kind keep their order
+    for number, part in enumerate(sections):
+        again = sum(earlier["kind"] == part["kind"] for earlier in sections[:number])
+        part["prefix"] = f"{part['kind']}-{again + 1}-" if again else ""  # ids stay unique, and short where they are
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bcpd.report.embedding import data_uri
 from bcpd.report.figures import Illustration, illustrations
-from bcpd.report.margins import Margin, checks_of, margins, used, variant
-from bcpd.report.numbers import as_float, interval, number, scientific
+from bcpd.report.numbers import as_float, interval, number
 from bcpd.report.quantities import arm_name, group_of, headline_groups, metric_of, network_name
 from bcpd.report.sentences import verdict_of
-from bcpd.report.style import png_bytes, svg_bytes
 from bcpd.report.tables import Table, check_keys, summary_tables, tuning_notes, tuning_table
-from bcpd.theory import Check
+from bcpd.report.verification import verification
 
 __all__ = ["REQUIRED", "section"]
 
@@ -30,7 +28,6 @@ HEADINGS = {
     "real": {"teacher": "Is the MSE teacher better?", "student": "Is its student better?"},
 }
 UNITS = {"quickstart": "draw", "real": "seed"}
-LARGEST_SVG = 400_000
 REM_PER_INCH = 5.8
 
 
@@ -44,96 +41,13 @@ def section(results: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in REQUIRED:
         raise ValueError(f"results must have a kind among {sorted(REQUIRED)}, received {kind!r}")
     check_keys(results, REQUIRED[kind], f"results of kind {kind}")
-    content = _verify(results) if kind == "verify" else _run(results, kind)
+    content = verification(results) if kind == "verify" else _run(results, kind)
     return {
         **content,
         "kind": kind,
         "figures": [_embedded(item) for item in illustrations(results)],
         "provenance": _provenance(results),
         "spec": [(key, _plain(value)) for key, value in (results.get("spec") or {}).items()],
-    }
-
-
-def _verify(results: Mapping[str, Any]) -> dict[str, Any]:
-    checks = checks_of(results["checks"])
-    found = margins(checks)
-    statements = results.get("statements") or {}
-    unexpected = [check for check in checks if not check.as_expected]
-    counts = {role: [check for check in checks if check.role == role] for role in ("claim", "control")}
-    holding, failing = (sum(check.as_expected for check in counts[role]) for role in ("claim", "control"))
-    return {
-        "title": "Verification: Theorem 1 and the instruments",
-        "ok": bool(results["ok"]) and not unexpected and bool(checks),
-        "stored_ok": bool(results["ok"]),
-        "tally": (
-            f"{holding} of {len(counts['claim'])} claims hold, and {failing} of {len(counts['control'])} negative "
-            f"controls (wrong versions of a claim) fail as they must."
-        ),
-        "level": results.get("level", "unknown"),
-        "seed": results.get("seed", "unknown"),
-        "unexpected": [_check_row(check) for check in unexpected],
-        "groups": _margin_groups(found, statements),
-        "instruments": [(margin, statements.get(margin.claim, "")) for margin in found if margin.loss not in LOSSES],
-        "matrix": _matrix(results, checks),
-        "controls": results.get("controls") or {},
-        "statements": statements,
-        "checks": [_check_row(check) for check in checks],
-    }
-
-
-LOSSES = ("ce", "mse")
-
-
-def _margin_groups(found: Sequence[Margin], statements: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Claim by claim, a row for every world with a cell for CE and MSE."""
-    by_place = {(margin.claim, margin.world, margin.loss): margin for margin in found if margin.loss in LOSSES}
-    worlds: dict[str, list[str]] = {}
-    for claim, world, _ in by_place:
-        if world not in worlds.setdefault(claim, []):
-            worlds[claim].append(world)
-    return [
-        {
-            "claim": claim,
-            "statement": statements.get(claim, ""),
-            "rows": [(world, [by_place.get((claim, world, loss)) for loss in LOSSES]) for world in places],
-        }
-        for claim, places in worlds.items()
-    ]
-
-
-def _matrix(results: Mapping[str, Any], checks: Sequence[Check]) -> dict[str, Any]:
-    """Published effect of every control on every claim and loss, and whether the checks showed it."""
-    published = results.get("matrix") or {}
-    controls = list(dict.fromkeys(control for row in published.values() for control in row))
-    seen: dict[tuple[str, str, str], bool] = {}
-    for check in checks:
-        control = variant(check)
-        if control is not None:
-            key = (check.id.split("/")[0], control, check.loss)
-            seen[key] = seen.get(key, True) and check.as_expected
-    rows = []
-    for control in controls:
-        cells = []
-        for claim in published:
-            for loss in LOSSES:
-                effect = published[claim].get(control, {}).get(loss, "-")
-                shown = seen.get((claim, control, loss))
-                state = "none" if effect == "-" else {True: effect, False: "unexpected", None: "untried"}[shown]
-                cells.append({"effect": "" if effect == "-" else effect, "state": state})
-        rows.append({"control": control, "words": (results.get("controls") or {}).get(control, ""), "cells": cells})
-    return {"claims": list(published), "rows": rows}
-
-
-def _check_row(check: Check) -> dict[str, Any]:
-    return {
-        "id": check.id,
-        "statement": check.statement,
-        "role": check.role,
-        "value": scientific(check.value),
-        "bound": scientific(check.bound),
-        "used": scientific(used(check)),
-        "outcome": "holds" if check.holds else "fails",
-        "as_expected": check.as_expected,
     }
 
 
@@ -225,19 +139,14 @@ def _references(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
 
 
 def _embedded(item: Illustration) -> dict[str, str]:
-    """The figure as a data URI: SVG, or PNG where that would be large."""
-    source = ""
-    if item.figure is not None:
-        content, media = svg_bytes(item.figure), "image/svg+xml"
-        if len(content) > LARGEST_SVG:
-            content, media = png_bytes(item.figure), "image/png"
-        source = f"data:{media};base64,{b64encode(content).decode()}"
+    """The figure with its words, ready for the page."""
     return {
         "name": item.name,
         "title": item.title,
         "caption": item.caption.replace(" %", "\N{NO-BREAK SPACE}%"),
-        "source": source,
+        "source": "" if item.figure is None else data_uri(item.figure),
         "missing": item.missing,
+        "claim": item.claim,
         "width": "" if item.figure is None else f"{item.figure.get_figwidth() * REM_PER_INCH:.4g}",
     }
 
