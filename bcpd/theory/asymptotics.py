@@ -41,7 +41,7 @@ from bcpd.mixtures import Mixture
 from bcpd.nets import Net
 from bcpd.seeds import generator
 from bcpd.theory.estimators import Law, law_of, minimiser_of
-from bcpd.theory.linear import linear_design
+from bcpd.theory.linear import exact_parameters, linear_design
 from bcpd.theory.models import Design, LinearModel, Model, NetModel
 
 __all__ = ["Asymptotics", "asymptotics", "efficiency_ratio", "fisher_rank", "model_of"]
@@ -120,8 +120,8 @@ def asymptotics(
     chosen = model_of(model, law)
     if theta is None:
         if isinstance(chosen, NetModel):
-            raise ValueError("theta must be given for a network: its risk has many minima, e.g. NetModel(net).theta")
-        theta = minimiser_of(law, chosen, loss, seed, rank=_linear_rank(law, chosen))
+            raise ValueError("theta must be given for a network, whose risk has many minima, e.g. NetModel(net).theta")
+        theta = _optimum(law, chosen, loss, seed)
     _size_limit(law, chosen)
     rank = fisher_rank(law, chosen, theta)
     features = chosen.features(law.x)
@@ -218,9 +218,7 @@ def model_of(model: Model | Net | Design, law: Law) -> Model:
     return LinearModel(model(law.x).shape[1], law.num_classes, model)
 
 
-def fisher_rank(
-    law: Law, model: Model, theta: Tensor, *, radius: float = 0.01, draws: int = 8, seed: int = 0
-) -> int:
+def fisher_rank(law: Law, model: Model, theta: Tensor, *, radius: float = 0.01, draws: int = 8, seed: int = 0) -> int:
     """The rank of Fisher's information at ``theta``, having checked that it is the same around it.
 
     A class linear in its parameters has the rank of its design everywhere. For a network the information is computed
@@ -262,9 +260,17 @@ def _size_limit(law: Law, model: Model) -> None:
         )
 
 
-def _linear_rank(law: Law, model: Model) -> int:
-    """At any parameters, for a class linear in them: at 0, where nothing saturates."""
-    return _rank(_fisher(law, model, torch.zeros(model.size, dtype=torch.float64)))
+def _optimum(law: Law, model: Model, loss: Loss, seed: int) -> Tensor:
+    """Of a class linear in its parameters: those of p* where it contains p*, else the best of many starts."""
+    nowhere = torch.zeros(model.size, dtype=torch.float64)
+    if isinstance(model, LinearModel):
+        exact = exact_parameters(model.features(law.x), law.log_bayes)
+        if exact is not None:
+            theta = nowhere.reshape(model.columns, model.free).clone()
+            theta[:, : law.num_classes - 1] = exact
+            return theta.reshape(-1)
+    # the rank of a linear class is the same everywhere: taken at 0, where nothing saturates
+    return minimiser_of(law, model, loss, seed, rank=_rank(_fisher(law, model, nowhere)))
 
 
 def _fisher(law: Law, model: Model, theta: Tensor) -> Tensor:

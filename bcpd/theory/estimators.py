@@ -17,16 +17,16 @@ from torch import Tensor
 from bcpd import simplex
 from bcpd.estimate import Estimate
 from bcpd.losses import Loss
-from bcpd.mixtures import Mixture
+from bcpd.mixtures import GaussianMixture, Mixture
 from bcpd.seeds import generator
 from bcpd.theory.models import Derivatives, Model
-from bcpd.theory.worlds import Kind, world_of
+from bcpd.theory.worlds import Kind, quadrature_world, sample_world
 
-__all__ = ["Fit", "Law", "Sample", "Simulation", "best_of_starts", "fit", "law_of", "minimiser_of", "simulate"]
+__all__ = ["Fit", "Law", "Sample", "Simulation", "best_of_starts", "fit", "law_of", "limit", "minimiser_of", "simulate"]
 
 _CHUNK = 2**20  # logits in one evaluation: 8 MiB an array
 _CELLS = 4096  # up to so many pairs (point, class) a data set is a table of counts
-_STEP = 1e-7  # a full Newton step so short is the last: what is left is about its square
+_STEP = 1e-6  # a full Newton step so short is the last: what is left is about its square
 _SINGULAR = 1e-9  # share of the largest curvature below which the smallest does not hold an optimum
 
 
@@ -123,9 +123,7 @@ class Law:
         return Sample(model.features(self.x), at_point / n, table / seen)
 
 
-def law_of(
-    mixture: Mixture, name: str = "mixture", seed: int = 0, *, nodes: int = 128, points: int = 20_000
-) -> Law:
+def law_of(mixture: Mixture, name: str = "mixture", seed: int = 0, *, nodes: int = 128, points: int = 20_000) -> Law:
     """Exact where X is finite, quadrature for Gaussians on a line or plane, else a fixed sample of ``points`` x.
 
     Args:
@@ -136,7 +134,10 @@ def law_of(
     if support is not None:
         x, weights = support
         return Law(name, "exact", x, weights, mixture.log_posterior(x), mixture)
-    world = world_of(mixture, name, seed, nodes=nodes, n=points)
+    if isinstance(mixture, GaussianMixture) and mixture.shape[0] <= 2:
+        world = quadrature_world(mixture, nodes // mixture.shape[0], name, finer=False)
+    else:
+        world = sample_world(mixture, points, seed, name)
     return Law(name, world.kind, world.x, world.weights, world.log_bayes, mixture)
 
 
@@ -160,7 +161,7 @@ def fit(
 
     Newton's direction with the absolute values of the Hessian's eigenvalues (downhill also where the risk is not
     convex, as the Brier score of a linear softmax), damped after Levenberg whenever the risk would rise. An optimum is
-    where the **undamped** step in the ``rank`` steepest directions is shorter than 1e-7 and all their curvatures are
+    where the **undamped** step in the ``rank`` steepest directions is shorter than 1e-6 and all their curvatures are
     positive: on separable data the gradient vanishes too, but the step does not, and those replicas end as not finite.
 
     Args:
@@ -188,9 +189,7 @@ def fit(
         keep = ~done
         if not bool(keep.any()):
             break
-        active, damping, slope, size, axes, top = (
-            part[keep] for part in (active, damping, slope, size, axes, top)
-        )
+        active, damping, slope, size, axes, top = (part[keep] for part in (active, damping, slope, size, axes, top))
         at = Derivatives(*(part[keep] for part in at))
         step = (axes @ (-slope / (size + damping[:, None] * top).clamp(min=1e-300))[..., None]).squeeze(-1)
         trial = theta[active] + step
@@ -256,6 +255,26 @@ class Simulation:
         if minus is not None:
             values = values - getattr(self, metric)[minus]
         return Estimate(float(values.mean()), float(values.std() / len(values) ** 0.5), "monte_carlo")
+
+    def ratio(self, metric: str, loss: str, over: str) -> Estimate:
+        """The ratio of two losses' mean distances on the same data sets; standard error by the delta method."""
+        above, below = getattr(self, metric)[loss], getattr(self, metric)[over]
+        ratio = float(above.mean() / below.mean())
+        spread = (above - ratio * below).std() / below.mean()
+        return Estimate(ratio, float(spread / len(above) ** 0.5), "monte_carlo")
+
+
+def limit(near: Simulation, far: Simulation, metric: str, loss: str) -> Estimate:
+    r"""The limit of N times a distance, from two sizes :math:`N_1 < N_2`.
+
+    :math:`N\,E D = c + c'/N + O(N^{-2})`, so that :math:`(N_2 \cdot N_2 E D_2 - N_1 \cdot N_1 E D_1) / (N_2 - N_1)` is c
+    up to :math:`O(N^{-2})` (Richardson). For well-specified classes, where the distance itself tends to 0.
+    """
+    small, large = near.mean(metric, loss), far.mean(metric, loss)
+    gap = far.n - near.n
+    value = (far.n**2 * large.value - near.n**2 * small.value) / gap
+    stderr = ((far.n**2 * large.stderr) ** 2 + (near.n**2 * small.stderr) ** 2) ** 0.5 / gap
+    return Estimate(value, stderr, "monte_carlo")
 
 
 def simulate(

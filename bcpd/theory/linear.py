@@ -16,12 +16,20 @@ from torch import Tensor
 
 from bcpd.seeds import generator
 
-__all__ = ["linear_design", "logits", "minimise", "table_design"]
+__all__ = ["exact_parameters", "linear_design", "logits", "minimise", "quadratic_design", "table_design"]
+
+_RESIDUAL = 1e-9  # of log-odds relative to 1 + the largest
 
 
 def linear_design(x: Tensor) -> Tensor:
     """Rows ``[x, 1]``, ``(n, d + 1)``: linear softmax."""
     return torch.cat([x, torch.ones_like(x[:, :1])], 1)
+
+
+def quadratic_design(x: Tensor) -> Tensor:
+    """Rows ``[x, 1, x_i x_j (i <= j)]``, ``(n, (d + 1)(d + 2) / 2)``: contains p* of Gaussians of any covariance."""
+    rows, columns = torch.triu_indices(x.shape[1], x.shape[1])
+    return torch.cat([linear_design(x), x[:, rows] * x[:, columns]], 1)
 
 
 def table_design(x: Tensor) -> Tensor:
@@ -34,6 +42,22 @@ def logits(design: Tensor, theta: Tensor) -> Tensor:
     """``(n, K)`` logits of the parameters ``(p, K - 1)``, the last class's fixed at 0."""
     free = design @ theta
     return torch.cat([free, torch.zeros_like(free[:, :1])], 1)
+
+
+def exact_parameters(design: Tensor, log_bayes: Tensor) -> Tensor | None:
+    r"""The theta ``(p, K - 1)`` with :math:`\log p^*_k - \log p^*_K = (\text{design}\,\theta)_k` in every row, if any.
+
+    ``None`` where the class misses p*, as it does wherever some p*_k is 0. The least-norm theta, if there are several.
+
+    Args:
+        design: ``(n, p)``; log_bayes: ``(n, K)``.
+    """
+    odds = log_bayes[:, :-1] - log_bayes[:, -1:]
+    if not bool(odds.isfinite().all()):
+        return None
+    theta = torch.linalg.pinv(design) @ odds
+    miss = float((design @ theta - odds).abs().max())
+    return theta if miss <= _RESIDUAL * (1 + float(odds.abs().max())) else None
 
 
 def minimise(

@@ -157,8 +157,6 @@ class NetModel(Model):
 
     def _one(self, theta: Tensor, x: Tensor) -> Tensor:
         parts = theta.split(self._sizes)
-        values = {
-            name: part.view(shape) for name, part, shape in zip(self._names, parts, self._shapes, strict=True)
-        }
+        values = {name: part.view(shape) for name, part, shape in zip(self._names, parts, self._shapes, strict=True)}
         logits: Tensor = functional_call(self._net, values, (x,)).logits
         return logits
