@@ -110,7 +110,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "log-determinant-dropped",
         "bcpd.mixtures.gaussian:GaussianMixture._log_components",
-        " - own.diagonal().log().sum()",
+        " - self._log_scales().to(x.device)",
         "",
         "the log-determinant is dropped",
         "posterior-calibration/gaussian-classwise",
@@ -141,7 +141,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "variance-for-deviation",
-        "bcpd.mixtures.gaussian:_colour",
+        "bcpd.mixtures.elliptical:_colour",
         "noise * factor",
         "noise * factor.square()",
         "the noise has the variance for its standard deviation",
@@ -149,7 +149,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "cholesky-transposed",
-        "bcpd.mixtures.gaussian:_colour",
+        "bcpd.mixtures.elliptical:_colour",
         "noise @ factor.mT",
         "noise @ factor",
         "the Cholesky factor is transposed",
