@@ -11,9 +11,9 @@ A distance to p*, :math:`D(\theta) = E\,d(p^*, q_\theta)`, then has (derived her
 .. math:: E\,D(\hat\theta) = D(\theta^\circ) + \frac1N \Bigl( \nabla D^\top b + \tfrac12
           \mathrm{tr}(\nabla^2 D\, V) \Bigr) + O(N^{-2}),
 
-where :math:`b = \lim N\,E(\hat\theta - \theta^\circ)` is the first-order bias (Cox & Snell 1968 for likelihoods; for any
-M-estimator by solving :math:`0 = \bar\psi + \bar H \delta + \tfrac12 T[\delta, \delta]` for :math:`\delta` to second
-order):
+where :math:`b = \lim N\,E(\hat\theta - \theta^\circ)` is the first-order bias (Cox & Snell 1968 for likelihoods; for
+any M-estimator by solving :math:`0 = \bar\psi + \bar H \delta + \tfrac12 T[\delta, \delta]` for :math:`\delta` to
+second order):
 
 .. math:: b = A^+ \Bigl( E[\nabla\psi\, A^+ \psi] - \tfrac12\, T[V] \Bigr), \qquad
           T[V]_j = \sum_{kl} \partial_j \partial_k \partial_l E\,\ell\; V_{kl} .

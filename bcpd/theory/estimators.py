@@ -91,7 +91,7 @@ class Law:
     def distances(self, model: Model, theta: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`E\|q_\theta - p^*\|^2` and :math:`E\,KL(p^* \| q_\theta)` of ``(R, P)`` parameters: ``(R,)`` each."""
         features, mse, kl = model.features(self.x), [], []
-        for part in theta.split(_rows_of(self.x.shape[0] * self.num_classes)):
+        for part in torch.split(theta, _rows_of(self.x.shape[0] * self.num_classes)):
             log_q = model.logits(part, features).detach().log_softmax(-1)
             mse.append(self.mean(simplex.squared_distance(self.bayes, log_q.exp())))
             kl.append(self.mean(simplex.kl_from_log(self.log_bayes, log_q)))
@@ -267,8 +267,8 @@ class Simulation:
 def limit(near: Simulation, far: Simulation, metric: str, loss: str) -> Estimate:
     r"""The limit of N times a distance, from two sizes :math:`N_1 < N_2`.
 
-    :math:`N\,E D = c + c'/N + O(N^{-2})`, so that :math:`(N_2 \cdot N_2 E D_2 - N_1 \cdot N_1 E D_1) / (N_2 - N_1)` is c
-    up to :math:`O(N^{-2})` (Richardson). For well-specified classes, where the distance itself tends to 0.
+    :math:`N\,E D = c + c'/N + O(N^{-2})`, so that :math:`(N_2^2 E D_2 - N_1^2 E D_1) / (N_2 - N_1)` is c up
+    to :math:`O(N^{-2})` (Richardson). For well-specified classes, where the distance itself tends to 0.
     """
     small, large = near.mean(metric, loss), far.mean(metric, loss)
     gap = far.n - near.n
@@ -290,8 +290,8 @@ def simulate(
     r"""Fit every loss to the same R data sets of size N and measure the results against p*.
 
     Args:
-        starts: losses, and the parameters ``(P,)`` that each one's fits start from: the population optimum, so that of several
-            local minima of a risk that is not convex the fit takes the consistent one.
+        starts: losses, and the parameters ``(P,)`` that each one's fits start from: the population optimum, so that
+            of several local minima of a risk that is not convex the fit takes the consistent one.
         rank: identifiable directions, see :func:`fit`.
     Raises:
         ValueError: fewer than two data sets had a finite optimum.
@@ -338,7 +338,7 @@ def _steepest(curvature: Tensor, axes: Tensor, rank: int) -> tuple[Tensor, Tenso
 
 
 def _multinomial(count: Tensor, probabilities: Tensor, draw: torch.Generator) -> Tensor:
-    """Counts of the cells on the last axis of ``probabilities (..., C)``: a chain of binomials. ``count``: ``(R, ...)``."""
+    """``count (R, ...)`` shared out among the C cells of ``probabilities (..., C)``: a chain of binomials."""
     left, rest = count, torch.ones_like(probabilities[..., 0])
     cells = []
     for cell in probabilities.unbind(-1):

@@ -156,7 +156,7 @@ class NetModel(Model):
         return z
 
     def _one(self, theta: Tensor, x: Tensor) -> Tensor:
-        parts = theta.split(self._sizes)
+        parts = torch.split(theta, self._sizes)
         values = {name: part.view(shape) for name, part, shape in zip(self._names, parts, self._shapes, strict=True)}
         logits: Tensor = functional_call(self._net, values, (x,)).logits
         return logits
