@@ -10,18 +10,24 @@ from bcpd.losses import Loss
 from bcpd.mixtures import Mixture
 from bcpd.seeds import derive
 from bcpd.theory import (
+    cross_fitting,
     data_checks,
     distilled_bias,
     distilled_risk,
     distilled_variance,
+    divergences,
+    efficiency,
     excess_risk,
+    finite_class,
     gradient_noise,
     instruments,
     interpolation,
     label_error,
     low_noise,
+    mixing_weight,
     noisy_targets,
     risk_bounds,
+    semiparametric,
     theorem1,
 )
 from bcpd.theory.check import Check
@@ -42,12 +48,18 @@ CLAIMS: tuple[Claim, ...] = (
     *distilled_bias.CLAIMS,
     *distilled_risk.CLAIMS,
     *noisy_targets.CLAIMS,
+    *finite_class.CLAIMS,
+    *semiparametric.CLAIMS,
+    *mixing_weight.CLAIMS,
+    *cross_fitting.CLAIMS,
     *gradient_noise.CLAIMS,
     *interpolation.CLAIMS,
     *risk_bounds.CLAIMS,
     *excess_risk.CLAIMS,
     *label_error.CLAIMS,
     *low_noise.CLAIMS,
+    *divergences.CLAIMS,
+    *efficiency.CLAIMS,
     *data_checks.CLAIMS,
     *instruments.CLAIMS,
 )
