@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "nets": BASE,
     "data": BASE | {"mixtures"},
     "losses": WORLD,
+    "testing": WORLD | {"losses"},
     "distill": WORLD | {"losses"},
     "train": TRAINING,
     "measure": FORMULAS,
