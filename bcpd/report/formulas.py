@@ -27,7 +27,7 @@ def formula(tex: str) -> Markup:
     Where the formula has several parts, separated by ``\qquad`` outside braces, each is a drawing of its own, so that
     a narrow page can put them below each other.
     """
-    for parts in (_parts(tex), [tex]):
+    for parts in (_parts(tex) or [tex], [tex]):
         try:
             return Markup("\n").join(Markup(formula_svg(part)) for part in parts)
         except ValueError:

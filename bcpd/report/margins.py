@@ -129,7 +129,7 @@ def attained(tightness: float) -> str:
         return scientific(share)
     if share >= 100 - 1e-7:
         return "100\N{NO-BREAK SPACE}%"
-    decimals = 0 if share < 90 else max(1, 1 - math.floor(math.log10(100 - share)))
+    decimals = 0 if share < 90 else max(1, -math.floor(math.log10(100 - share) + 1e-6))
     return f"{math.floor(share * 10**decimals + 1e-6) / 10**decimals:.{decimals}f}\N{NO-BREAK SPACE}%"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from bcpd.runs import Quantity, summarise
 from bcpd.theory import CONTROLS, MATRIX, Check
+from bcpd.theory.check import Role
 
 DRAWS = 4
 EPOCHS = 6
@@ -123,39 +124,147 @@ def real(gap: float = -0.03) -> dict[str, Any]:
     }
 
 
+def check(
+    id: str,
+    value: float,
+    bound: float = 1e-12,
+    loss: str = "-",
+    world: str = "finite X",
+    control: str | None = None,
+    role: Role | None = None,
+    detail: str = "",
+    **more: Any,
+) -> Check:
+    """A check with the id that its parts make; a wrong version is a control unless said otherwise."""
+    parts = (id, "" if loss == "-" else loss, world, detail, control or "")
+    role = role or ("control" if control else "claim")
+    name = "/".join(part for part in parts if part)
+    return Check.of(
+        name, f"{id} holds", world, loss, role, value, bound, claim=id, control=control, detail=detail, **more
+    )
+
+
+CLAIMS = (
+    ("risk-identity", "C1", r"\mathbb{E}\,\ell(y, q) = \mathbb{E}\,H_\ell(p^*) + \mathbb{E}\,D_\ell(p^*, q)"),
+    ("own-metric", "C15", r"\mathbb{E}\,D_\ell(p^*, q_\ell) < \mathbb{E}\,D_\ell(p^*, q_{\ell'})"),
+    ("excess-risk-l2", "C8", r"R(q) - R^* \leq \sqrt{2\,\mathbb{E}\|q - p^*\|^2}"),
+    ("posterior-calibration", "C17", r"\mathbb{E}\,\langle h(x), e_y - p^*(x) \rangle = 0"),
+    ("your-own", "C99", r"x \leq y"),
+)
+"""Id, number and formula of the claims in the example."""
+
+
 def verify() -> dict[str, Any]:
-    """A verification whose checks all come out as they should."""
+    """A verification whose checks all come out as they should: Theorem 1, an inequality, chance, a signed gap."""
     checks = []
-    for claim, controls in MATRIX.items():
-        for column, loss in enumerate(("ce", "mse")):
-            name = f"{claim}/{loss}/finite X"
-            checks.append(Check.of(name, f"{claim} holds", "finite X", loss, "claim", 6e-16, 1e-12))
-            for control, effects in controls.items():
-                if effects[column] == "-":
-                    continue
-                fails = effects[column] == "fails"
-                role, value = ("control", 0.5) if fails else ("claim", 1e-15)
-                checks.append(
-                    Check.of(f"{name}/{control}", f"{claim}, {control}", "finite X", loss, role, value, 1e-12)
-                )
-    checks.append(Check.of("known-distance/kl", "as it should be", "finite", "-", "claim", 1e-14, 1e-12))
-    checks.append(Check.of("known-distance/kl/bits", "in bits", "finite", "-", "control", 0.1, 1e-12))
+    for claim in ("risk-identity", "own-metric"):
+        for loss in dict.fromkeys(loss for row in MATRIX[claim].values() for loss in row):
+            checks.append(check(claim, 6e-16, loss=loss))
+            for control, effects in MATRIX[claim].items():
+                effect = effects.get(loss, "-")
+                if effect == "fails":
+                    checks.append(check(claim, 0.5, loss=loss, control=control))
+                elif effect == "passes":
+                    checks.append(check(claim, 1e-15, loss=loss, control=control, role="claim"))
+    for classes, tightness in ((2, 0.99974), (5, 0.7071)):
+        detail = f"K={classes}"
+        checks.append(check("excess-risk-l2", tightness - 1, detail=detail, tightness=tightness, stderr=1e-3))
+        checks.append(check("excess-risk-l2", 2e-3, detail=detail, control="constant_one"))
+    checks.append(check("posterior-calibration", 2.1, 5.0, world="finite", comparisons=40))
+    checks.append(check("posterior-calibration", 60.0, 5.0, world="finite", control="off"))
+    checks.append(check("your-own", -0.25, -1e-6, world="a plane"))
+    checks.append(check("your-own", 0.25, -1e-6, world="a plane", control="reversed"))
+    wrong = {"constant_one": "the constant is 1", "off": "the sampler is off", "reversed": "the gap is reversed"}
     return {
         "kind": "verify",
         "ok": True,
         "level": "quick",
         "seed": 0,
+        "only": [],
+        "mixture": None,
+        "loss": None,
         "seconds": 61.2,
-        "checks": [check.record() for check in checks],
-        "matrix": {
-            claim: {control: {"ce": effects[0], "mse": effects[1]} for control, effects in row.items()}
-            for claim, row in MATRIX.items()
-        },
+        "checks": [one.record() for one in checks],
+        "claims": [
+            {
+                "id": id,
+                "number": number,
+                "title": f"Title of {id}",
+                "statement": f"{id} in words.",
+                "formula": formula,
+                "conditions": f"Where {id} holds.",
+                "source": f"Source of {id}",
+                "controls": {**CONTROLS, **wrong},
+            }
+            for id, number, formula in CLAIMS
+        ],
+        "claim_pictures": {"risk-identity": curves(), "own-metric": panels()},
+        "matrix": {claim: {control: dict(row) for control, row in rows.items()} for claim, rows in MATRIX.items()},
         "controls": dict(CONTROLS),
-        "statements": {claim: f"{claim} in words" for claim in MATRIX},
+        "false_alarm": {"bound": 2.3e-5, "budget": 1e-3, "comparisons": 40},
         "pictures": pictures(),
+        "mutants": [mutant("halved-distance", 0.5), mutant("bits", "inf")],
         "provenance": PROVENANCE,
     }
+
+
+def mutant(name: str, value: Any, killed: bool = True) -> dict[str, Any]:
+    """A mistake seeded into the formula of a distance."""
+    return {
+        "name": name,
+        "target": "bcpd.simplex:kl",
+        "change": f"what is wrong with {name}",
+        "claim": "risk-identity",
+        "check": "risk-identity/ce/finite X",
+        "killed": killed,
+        "value": value,
+        "bound": 1e-12,
+    }
+
+
+def curves(logarithmic: bool = False) -> dict[str, Any]:
+    """A picture with every style, a band, a line, and numbers that are none."""
+    x = [0.5, 1.0, 2.0, 4.0]
+    band = {"low": [0.1, 0.2, 0.3, 0.4], "high": [0.3, 0.4, 0.5, 0.6]}
+    return {
+        "kind": "curves",
+        "title": "Efficiency",
+        "caption": "The points follow the line.",
+        "x_label": "separation",
+        "y_label": "ratio",
+        "x_log": logarithmic,
+        "y_log": logarithmic,
+        "series": [
+            {"name": "CE", "x": x, "y": [0.2, 0.3, 0.4, 0.5], "style": "line", "colour": "ce", **band},
+            {"name": "MSE", "x": x, "y": [0.0, "nan", 2.0, 1.0], "style": "points", "colour": "mse"},
+            {"name": "smooth", "x": x, "y": [1, 2, 3, 4], "style": "dashed", "colour": "a"},
+            {"name": "measured", "x": x, "y": [1, 2, 3, 5], "style": "line+points", "colour": "control"},
+        ],
+        "lines": [{"y": 1.0, "name": "no difference"}],
+    }
+
+
+def surface() -> dict[str, Any]:
+    """A bowl with a point at its bottom and a path down to it."""
+    steps = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    return {
+        "kind": "surface",
+        "title": "Risk",
+        "caption": "One valley.",
+        "x_label": "weight",
+        "y_label": "bias",
+        "z_label": "risk",
+        "x": steps,
+        "y": steps[1:4],
+        "z": [[x * x + y * y if x < 2 else "inf" for x in steps] for y in steps[1:4]],
+        "points": [{"name": "minimiser", "x": 0.0, "y": 0.0, "colour": "bayes"}],
+        "paths": [{"name": "descent", "x": [-2.0, 0.0], "y": [1.0, 0.0], "colour": "mse"}],
+    }
+
+
+def panels() -> dict[str, Any]:
+    """A curve beside a surface."""
+    return {"kind": "panels", "title": "Two views", "caption": "Both fall.", "panels": [curves(True), surface()]}
 
 
 def pictures() -> dict[str, Any]:
