@@ -22,7 +22,7 @@ from bcpd import seeds, simplex
 from bcpd.estimate import Estimate
 from bcpd.measure.moments import Moments
 
-__all__ = ["MINIMUM_POINTS", "CrossFit", "exact_parts"]
+__all__ = ["MINIMUM_POINTS", "CrossFit", "exact_parts", "mean_posterior"]
 
 MINIMUM_POINTS = 100
 _FIT_POINTS = 20_000
@@ -35,20 +35,34 @@ _SPLIT_CANDIDATES = 10
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
+def mean_posterior(log_bayes: Tensor, log_q: Tensor, weights: Tensor) -> Tensor:
+    r""":math:`c = \mathbb E[p^* \mid q]` at every point of a finite X, ``(n, K)``.
+
+    Points whose rows of log q are equal in float64 share one c.
+
+    Args:
+        log_bayes: float64 ``(n, K)``; weights: positive, ``(n,)``.
+        log_q: float64 ``(n, m)``, what c may depend on: log q, or less of it (its largest entry, say).
+    """
+    share = (weights / weights.sum()).unsqueeze(1)
+    levels, group = torch.unique(log_q + 0.0, dim=0, return_inverse=True)  # + 0.0: -0 and 0 are one level
+    mass = torch.zeros(len(levels), 1, dtype=torch.float64).index_add(0, group, share)
+    centre = (
+        torch.zeros(len(levels), log_bayes.shape[1], dtype=torch.float64).index_add(0, group, share * log_bayes.exp())
+        / mass
+    )
+    return centre[group]
+
+
 def exact_parts(log_bayes: Tensor, log_q: Tensor, weights: Tensor) -> tuple[Estimate, Estimate]:
-    """Calibration and grouping on a finite X: the points whose rows of log q are equal in float64 share one c.
+    """Calibration and grouping on a finite X, about :func:`mean_posterior`.
 
     Args:
         log_bayes, log_q: float64 ``(n, K)``; weights: positive, ``(n,)``.
     """
-    share = (weights / weights.sum()).unsqueeze(1)
-    bayes, q = log_bayes.exp(), log_q.exp()
-    levels, group = torch.unique(log_q + 0.0, dim=0, return_inverse=True)  # + 0.0: -0 and 0 are one level
-    mass = torch.zeros(len(levels), 1, dtype=torch.float64).index_add(0, group, share)
-    centre = torch.zeros_like(levels).index_add(0, group, share * bayes) / mass
-    mean_posterior = centre[group]
-    calibration = float(share.squeeze(1) @ simplex.squared_distance(mean_posterior, q))
-    grouping = float(share.squeeze(1) @ simplex.squared_distance(bayes, mean_posterior))
+    share, centre = weights / weights.sum(), mean_posterior(log_bayes, log_q, weights)
+    calibration = float(share @ simplex.squared_distance(centre, log_q.exp()))
+    grouping = float(share @ simplex.squared_distance(log_bayes.exp(), centre))
     return Estimate(calibration, 0.0, "exact"), Estimate(grouping, 0.0, "exact")
 
 
