@@ -301,7 +301,7 @@ CLAIMS: tuple[Claim, ...] = (
         id="bayes-error-interval",
         number="C20",
         title="An interval for the Bayes error",
-        statement="Hoeffding's interval around the mean of 1 - max p* misses the Bayes error at most as often as it says",
+        statement="Hoeffding's interval about the mean of 1 - max p* misses the Bayes error no more often than stated",
         formula=r"|\hat{L}^* - L^*| \leq (1 - \frac{1}{K})\sqrt{\frac{\log(2/\delta)}{2n}}",
         conditions="exact p* at n independent x; probability at least 1 - delta",
         source="Hoeffding 1963; K = 2: Ishida et al. 2023",
