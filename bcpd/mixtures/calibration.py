@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from bcpd.seeds import generator
-from bcpd.tensors import ArrayLike, float64, labels
+from bcpd.tensors import ArrayLike, float64, labels, probability_rows
 
 __all__ = ["calibration_z"]
 
@@ -39,12 +40,13 @@ def calibration_z(x: ArrayLike, y: ArrayLike, log_posterior: ArrayLike) -> Tenso
 
     Args:
         x: ``(n, *shape)``, drawn with the labels.
-        y: ``(n,)`` int64.
+        y: labels, ``(n,)`` int64; or the true P(y | x), rows ``(n, K)``, for the scores that such labels would show in
+            the mean: how far a wrong p* will be from its bound, known before any label is drawn.
         log_posterior: log p* at x, ``(n, K)``.
     Returns:
         float64 ``(M,)``; judge by ``.abs().max()``. All ``inf`` where a label came that p* excludes.
     Raises:
-        ValueError: shapes that do not match, labels outside 0 .. K-1.
+        ValueError: shapes that do not match, labels outside 0 .. K-1, rows that are not probabilities.
     """
     log_p, points = float64(log_posterior, "log_posterior"), float64(x, "x")
     if log_p.ndim != 2 or points.ndim < 2 or len(points) != len(log_p):
@@ -53,9 +55,11 @@ def calibration_z(x: ArrayLike, y: ArrayLike, log_posterior: ArrayLike) -> Tenso
             f"received {tuple(points.shape)} and {tuple(log_p.shape)}"
         )
     n, classes = log_p.shape
-    y = labels(y, classes, "y")
-    if tuple(y.shape) != (n,):
-        raise ValueError(f"y must have shape ({n},), received {tuple(y.shape)}")
+    outcomes = float64(y, "y")
+    expected = outcomes.ndim == 2
+    outcomes = probability_rows(outcomes, "y", 1e-6) if expected else labels(y, classes, "y")
+    if tuple(outcomes.shape) != ((n, classes) if expected else (n,)):
+        raise ValueError(f"y must have shape ({n},) or ({n}, {classes}), received {tuple(outcomes.shape)}")
 
     flat = points.reshape(n, -1)
     if flat.shape[1] > _DIRECTIONS:
@@ -69,14 +73,15 @@ def calibration_z(x: ArrayLike, y: ArrayLike, log_posterior: ArrayLike) -> Tenso
         block = slice(rows, rows + _BLOCK)
         log_block = log_p[block]
         p, clipped = log_block.exp(), log_block.clamp(min=_FLOOR)
-        residual = -p
-        residual[torch.arange(len(p)), y[block]] += 1
+        happened = outcomes[block] if expected else functional.one_hot(outcomes[block], classes)
+        residual = happened - p
         standard = (flat[block] - centre) / spread
         bounded = [standard.tanh(), (standard.square() - 1).tanh()]
         scale.add(clipped, p, residual)
         classwise.add(torch.cat([torch.ones_like(p[:, :1]), clipped, *bounded], 1), p, residual)
     scores = torch.cat([scale.score().reshape(1), classwise.scores().flatten()])
-    excluded = bool((log_p.gather(1, y[:, None]) == -torch.inf).any())
+    ruled_out = log_p[outcomes > 0] if expected else log_p.gather(1, outcomes[:, None])
+    excluded = bool((ruled_out == -torch.inf).any())
     return torch.full_like(scores, torch.inf) if excluded else scores
 
 
