@@ -44,7 +44,7 @@ from bcpd.theory.estimators import Law, law_of, minimiser_of
 from bcpd.theory.linear import exact_parameters, linear_design
 from bcpd.theory.models import Design, LinearModel, Model, NetModel
 
-__all__ = ["Asymptotics", "asymptotics", "efficiency_ratio", "fisher_rank", "model_of"]
+__all__ = ["Asymptotics", "asymptotics", "efficiency_ratio", "fisher_rank", "model_of", "proper_loss"]
 
 _NULL = 1e-10  # an eigenvalue of Fisher's information below this share of the largest is zero
 _GAP = 1e3  # and the smallest of the others must be so many times as large as the largest of these
@@ -115,7 +115,7 @@ def asymptotics(
         ValueError: a loss that is not strictly proper; a class whose Fisher information has no constant rank around
             the optimum; a ``theta`` that is no minimum; no finite minimum.
     """
-    loss = _proper(loss)
+    loss = proper_loss(loss)
     law = mixture if isinstance(mixture, Law) else law_of(mixture, seed=seed)
     chosen = model_of(model, law)
     if theta is None:
@@ -243,7 +243,12 @@ def fisher_rank(law: Law, model: Model, theta: Tensor, *, radius: float = 0.01, 
     return rank
 
 
-def _proper(loss: Loss | str) -> Loss:
+def proper_loss(loss: Loss | str) -> Loss:
+    """The loss, or the one of that name.
+
+    Raises:
+        ValueError: one that is not strictly proper, whose estimates do not tend to p*, or an unknown name.
+    """
     found = LOSSES.get(loss) if isinstance(loss, str) else loss
     if found is None or not found.proper:
         proper = sorted(name for name, entry in LOSSES.items() if entry.proper)

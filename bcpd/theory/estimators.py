@@ -26,7 +26,7 @@ __all__ = ["Fit", "Law", "Sample", "Simulation", "best_of_starts", "fit", "law_o
 
 _CHUNK = 2**20  # logits in one evaluation: 8 MiB an array
 _CELLS = 4096  # up to so many pairs (point, class) a data set is a table of counts
-_STEP = 1e-6  # a full Newton step so short is the last: what is left is about its square
+_STEP = 1e-6  # a full Newton step so short, relative to 1 + the parameters, is the last: about its square is left
 _SINGULAR = 1e-9  # share of the largest curvature below which the smallest does not hold an optimum
 
 
@@ -80,6 +80,11 @@ class Law:
     def bayes(self) -> Tensor:
         return self.log_bayes.exp()
 
+    @property
+    def tabular(self) -> bool:
+        """Whether a data set is a small table of counts, whatever its size."""
+        return self.kind == "exact" and len(self.x) * self.num_classes <= _CELLS
+
     def mean(self, values: Tensor) -> Tensor:
         """The expectation of per-point values ``(..., n)``."""
         return values @ self.weights
@@ -99,11 +104,10 @@ class Law:
 
     def data_sets(self, model: Model, n: int, replicas: int, seed: int) -> Iterator[Sample]:
         """``replicas`` data sets of ``n`` pairs, in chunks that fit the cache; a function of the seed and n."""
-        small = self.kind == "exact" and len(self.x) * self.num_classes <= _CELLS
-        chunk = _rows_of((len(self.x) if small else n) * self.num_classes)
+        chunk = _rows_of((len(self.x) if self.tabular else n) * self.num_classes)
         for number, start in enumerate(range(0, replicas, chunk)):
             draw, count = generator(seed, "data sets", n, number), min(chunk, replicas - start)
-            if small:
+            if self.tabular:
                 yield self._counts(model, n, count, draw)
             elif self.kind == "quadrature":
                 x, y = self.mixture.sample(n * count, draw.initial_seed())
@@ -155,14 +159,15 @@ class Fit(NamedTuple):
 
 
 def fit(
-    model: Model, sample: Sample, loss: Loss, start: Tensor, *, rank: int | None = None, iterations: int = 80
+    model: Model, sample: Sample, loss: Loss, start: Tensor, *, rank: int | None = None, iterations: int = 60
 ) -> Fit:
     r"""Minimise R risks :math:`\sum_b w_{rb}\, \ell(t_{rb}, z_{rb})` at once, each from its own start.
 
     Newton's direction with the absolute values of the Hessian's eigenvalues (downhill also where the risk is not
     convex, as the Brier score of a linear softmax), damped after Levenberg whenever the risk would rise. An optimum is
-    where the **undamped** step in the ``rank`` steepest directions is shorter than 1e-6 and all their curvatures are
-    positive: on separable data the gradient vanishes too, but the step does not, and those replicas end as not finite.
+    where the **undamped** step in the ``rank`` steepest directions is shorter than 1e-6, relative to the parameters,
+    and all their curvatures are positive: on separable data the gradient vanishes too, but the step does not, and those
+    replicas end as not finite.
 
     Args:
         start: ``(R, P)``.
@@ -182,7 +187,8 @@ def fit(
         size = curvature.abs()
         top = size.amax(-1, keepdim=True)
         newton = -slope / size.clamp(min=1e-300)
-        done = (newton.abs().amax(-1) <= _STEP) & (curvature.amin(-1) > _SINGULAR * top.squeeze(-1))
+        reach = 1 + theta[active].abs().amax(-1)
+        done = (newton.abs().amax(-1) <= _STEP * reach) & (curvature.amin(-1) > _SINGULAR * top.squeeze(-1))
         value[active] = at.value
         theta[active[done]] += (axes[done] @ newton[done, :, None]).squeeze(-1)
         finite[active[done]] = True

@@ -100,8 +100,8 @@ def settled_size(place: Place) -> float:
 
     The next term of the expansion is of the order of the logits' variance, averaged with the weights that make up the
     limit: :math:`\sum_i w_i\, \mathrm{tr}(S_i C_i)\, \mathrm{tr}(C_i) / (N\,\mathrm{rank})` with :math:`C_i` the
-    limiting covariance of the logits at x_i and :math:`S_i = \mathrm{diag}\,q - qq^\top` (derived here, as a rule of thumb).
-    N is where this is 0.05.
+    limiting covariance of the logits at x_i and :math:`S_i = \mathrm{diag}\,q - qq^\top` (derived here, as a rule of
+    thumb). N is where this is 0.05.
     """
     jacobian, q = place.model.jacobian(place.theta, place.model.features(place.law.x)), place.law.bayes
     centred = jacobian - torch.einsum("nk,nkp->np", q, jacobian)[:, None]
