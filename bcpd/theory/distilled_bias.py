@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -103,6 +102,7 @@ def attaining_case(form: str, num_classes: int, seed: int, n: int = 4) -> Case:
 
 
 FORMS = ("l1", "l2", "sup")
+DRAWN = 60  # random cases for the picture
 FACTORS: Mapping[str, Callable[[int], float]] = {
     "halved": lambda num_classes: 0.5,
     "without_root_k": lambda num_classes: float(num_classes) ** -0.5,
@@ -147,39 +147,34 @@ def _bound_trials(settings: Settings) -> Sequence[Trial]:
     return trials
 
 
+def _shares(case: Case) -> list[float]:
+    """Of each bound, how much the bias uses."""
+    bias = abs(risk_bias(case.weights, case.bayes, case.teacher, case.losses))
+    return [bias / bound for bound in bias_bounds(case.weights, case.bayes, case.teacher, case.losses)]
+
+
 def _tightness_picture(settings: Settings) -> Picture:
     """The share of each bound that random and built cases attain, against K."""
     classes = list(range(2, 11))
-    series = []
-    for form, colour in zip(FORMS, "abc", strict=True):
-        built, drawn = [], []
-        for k in classes:
-            seed = derive(settings.seed, "distilled-bias-bounds", "picture", k)
-            built.append(_within(partial(attaining_case, form, k, seed), form).tightness or 0.0)
-            case = _one_point_cases(seed, k, 500)
-            shares = [
-                _within(partial(replace, case, weights=weights), form).tightness or 0.0
-                for weights in torch.eye(500).double()
-            ]
-            drawn.append(max(shares))
-        series.append(
+    seeds = [derive(settings.seed, "distilled-bias-bounds", "picture", k) for k in classes]
+    drawn = [
+        [max(each) for each in zip(*map(_shares, _one_point_cases(s, k)), strict=True)]
+        for s, k in zip(seeds, classes, strict=True)
+    ]
+    series: list[dict[str, Any]] = []
+    for place, (form, colour) in enumerate(zip(FORMS, "abc", strict=True)):
+        built = [_shares(attaining_case(form, k, s))[place] for s, k in zip(seeds, classes, strict=True)]
+        best = [shares[place] for shares in drawn]
+        series += [
+            {"name": f"{form}, built", "x": classes, "y": rounded(built), "style": "line+points", "colour": colour},
             {
-                "name": f"{form}, built",
+                "name": f"{form}, best of {DRAWN} random",
                 "x": classes,
-                "y": rounded(torch.tensor(built)),
-                "style": "line+points",
-                "colour": colour,
-            }
-        )
-        series.append(
-            {
-                "name": f"{form}, best of 500 random",
-                "x": classes,
-                "y": rounded(torch.tensor(drawn)),
+                "y": rounded(best),
                 "style": "dashed",
                 "colour": colour,
-            }
-        )
+            },
+        ]
     return {
         "kind": "curves",
         "title": "Attained share of the bounds on the bias",
@@ -196,11 +191,12 @@ def _tightness_picture(settings: Settings) -> Picture:
     }
 
 
-def _one_point_cases(seed: int, num_classes: int, n: int) -> Case:
-    """n unrelated points: random p*, teachers and losses in [-1, 1]."""
-    losses = 2 * torch.rand(n, num_classes, generator=generator(seed, "drawn losses"), dtype=torch.float64) - 1
-    bayes, teacher = (random_rows(derive(seed, name), n, num_classes) for name in ("drawn bayes", "drawn teacher"))
-    return Case(torch.full((n,), 1 / n, dtype=torch.float64), bayes, teacher, losses)
+def _one_point_cases(seed: int, num_classes: int) -> list[Case]:
+    """Single points: random p*, teachers and losses in [-1, 1]."""
+    losses = 2 * torch.rand(DRAWN, num_classes, generator=generator(seed, "drawn losses"), dtype=torch.float64) - 1
+    bayes, teacher = (random_rows(derive(seed, name), DRAWN, num_classes) for name in ("drawn bayes", "drawn teacher"))
+    one = torch.ones(1, dtype=torch.float64)
+    return [Case(one, bayes[i, None], teacher[i, None], losses[i, None]) for i in range(DRAWN)]
 
 
 CLAIMS: tuple[Claim, ...] = (

@@ -176,9 +176,9 @@ def _tempered_trials(settings: Settings) -> Sequence[Trial]:
 
 
 def _tables(settings: Settings, seed: int) -> Sequence[FiniteMixture]:
-    """Those whose p* is positive, so that its logits are finite."""
+    """With p* positive, so that its logits are finite."""
     sizes = [(5, 3), *([(4, 6), (8, 2)] if settings.full else [])]
-    return [each for each in default_tables(settings, seed, sizes, most=10) if float(each.rows.min()) > 1e-4]
+    return default_tables(settings, seed, sizes, most=10, positive=1e-4)
 
 
 CLAIMS: tuple[Claim, ...] = (

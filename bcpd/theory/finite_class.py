@@ -84,9 +84,13 @@ class _Class:
 
     @classmethod
     def random(cls, table: FiniteMixture, loss: Loss, seed: int, *, teacher: bool) -> _Class:
-        """The teacher is certain of the class that each x most likely is; the losses are scaled to [0, 1]."""
+        """Predictors near p*, losses scaled to [0, 1].
+
+        The teacher is certain of the class that each x most likely is: it promises such predictors too little risk.
+        """
         n, k = table.rows.shape
         logits = random_rows(derive(seed, "predictors"), n * PREDICTORS, k).log().view(n, PREDICTORS, k)
+        logits = logits + (0.98 * table.rows + 0.02 / k).log()[:, None]
         losses = outcome_losses(loss, logits).double()
         losses = (losses - losses.min()) / (losses.max() - losses.min())
         targets = torch.nn.functional.one_hot(table.rows.argmax(-1), k).double() if teacher else table.rows

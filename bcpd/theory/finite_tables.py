@@ -48,26 +48,26 @@ def random_table(seed: int, points: int, num_classes: int, dimension: int = 2) -
 
 
 def default_tables(
-    settings: Settings, seed: int, sizes: Sequence[tuple[int, int]], most: int = 1000
+    settings: Settings, seed: int, sizes: Sequence[tuple[int, int]], *, most: int = 50, positive: float = 0.0
 ) -> Sequence[FiniteMixture]:
     """The user's finite mixture, or random tables of ``(points, K)`` in ``sizes``.
 
-    A user's table of a single point, or whose labels are certain, has nothing to show and is left out; of one with more
-    than ``most`` points the heaviest are kept, given that x is among them.
+    Of a user's table the ``most`` heaviest points are kept whose smallest probability is at least ``positive``, given
+    that x is among them. Fewer than two points, or labels that are certain, have nothing to show: none is returned.
     """
     tables = settings.finite([random_table(derive(seed, "table", i), points, k) for i, (points, k) in enumerate(sizes)])
-    return [
-        _heaviest(table, most)
-        for table in tables
-        if len(table.weights) > 1 and float(table.weights @ (1 - table.rows.amax(-1))) > 1e-3
-    ]
+    kept = [_heaviest(table, most, positive) for table in tables]
+    return [table for table in kept if table is not None and float(table.weights @ (1 - table.rows.amax(-1))) > 1e-3]
 
 
-def _heaviest(table: FiniteMixture, most: int) -> FiniteMixture:
-    if len(table.weights) <= most:
+def _heaviest(table: FiniteMixture, most: int, positive: float) -> FiniteMixture | None:
+    eligible = torch.where(table.rows.amin(-1) >= positive, table.weights, 0.0)
+    chosen = eligible.argsort(descending=True, stable=True)[: min(most, int((eligible > 0).sum()))].sort().values
+    if len(chosen) < 2:
+        return None
+    if len(chosen) == len(table.weights):
         return table
-    weights, kept = table.weights.topk(most)
-    return FiniteMixture(weights / weights.sum(), table.rows[kept], table.points[kept])
+    return FiniteMixture(eligible[chosen] / eligible[chosen].sum(), table.rows[chosen], table.points[chosen])
 
 
 def world_name(settings: Settings) -> str:

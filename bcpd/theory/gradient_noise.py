@@ -269,9 +269,7 @@ def _trials(claim: str, checks: Callable[[FiniteMixture, int], Variants], settin
     seed = derive(settings.seed, claim)
     sizes = [(5, 3), *([(6, 4), (8, 2)] if settings.full else [])]
     trials: list[Trial] = []
-    for number, table in enumerate(default_tables(settings, seed, sizes, most=12)):
-        if float(table.rows.min()) < 1e-4:
-            continue
+    for number, table in enumerate(default_tables(settings, seed, sizes, most=12, positive=1e-4)):
         for name, check, controls in checks(table, derive(seed, "network", number)):
             detail = f"{name}, n={len(table.weights)}, K={table.num_classes}"
             trials.append(Trial(world_name(settings), check, loss="ce", detail=detail))
