@@ -1,8 +1,8 @@
 r"""Theorem 1 and its consequences, each as one function of a version (right or wrong) and a world.
 
-A function returns an :class:`Outcome`: the claim holds where ``value <= bound``. On finite X and by quadrature the value
-is an absolute or relative error; in Monte Carlo worlds it is the largest number of standard errors from zero, and the
-bound is 5 (two-sided false-alarm rate 5.7e-7 a number).
+A function returns an :class:`Outcome`: the claim holds where ``value <= bound``. On finite X and by quadrature the
+value is an absolute or relative error; in Monte Carlo worlds it is the largest number of standard errors from zero, and
+the bound is 5 (two-sided false-alarm rate 5.7e-7 a number).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,17 +24,22 @@ from bcpd.theory.versions import Version
 from bcpd.theory.worlds import World
 
 __all__ = [
+    "STANDARD_ERRORS",
+    "TOLERANCE",
     "gradient_identity",
+    "logits_of_networks",
     "minimiser_equality",
     "minimiser_is_bayes",
     "own_metric",
     "random_network",
     "risk_identity",
+    "standard_errors",
+    "under_weights",
 ]
 
 STANDARD_ERRORS = 5.0
 TOLERANCE = {"exact": 1e-12, "quadrature": 1e-8}
-DIRECTIONS = 8
+DIRECTIONS = 4
 GAINS = (0.5, 0.8, 1.1, 1.4)  # of the random networks' weights: from nearly constant to steep
 
 
@@ -58,26 +64,23 @@ def risk_identity(version: Version, world: World, seed: int) -> Outcome:
 
     For CE, H is Shannon's entropy and d is :math:`KL(p^* \| q)`; for the Brier score they are
     :math:`1 - \|p^*\|^2` and :math:`\|p^* - q\|^2` (the cross term vanishes as :math:`E[e_y | x] = p^*`). The value is
-    the worst of four networks: one number could agree by accident. By Monte Carlo it is the worst also of the weights 1
-    and p*_k(x), since the identity holds given x.
+    the worst of four networks: one number could agree by accident. By Monte Carlo it is the worst of two networks, and
+    of two weights, since the identity holds given x (:func:`under_weights`).
     """
     if version.realised:
         world = world.realised(seed)
-    nets = [random_network(world, derive(seed, "network", number), gain) for number, gain in enumerate(GAINS)]
 
     @torch.no_grad()
     def sides(at: World) -> tuple[Tensor, Tensor]:
         """Per-pair losses, and what they are claimed to amount to: ``(n, networks)``."""
-        logits = [net(at.x).logits for net in nets]
+        logits = logits_of_networks(at, seed)
         risks = [version.label_loss(z, at.y) for z in logits]
         claimed = [version.constant(at.bayes) + version.divergence(at.bayes, version.readout(z)) for z in logits]
         return torch.stack(risks, 1), torch.stack(claimed, 1)
 
     risk, claimed = sides(world)
     if world.kind == "monte_carlo":
-        # the identity holds given x, hence under any weights that are functions of x
-        weights = torch.cat([torch.ones_like(world.bayes[:, :1]), world.bayes], 1)
-        return _standard_errors(((risk - claimed)[:, :, None] * weights[:, None, :]).flatten(1))
+        return standard_errors(under_weights(risk - claimed, world, seed))
     left = world.mean(risk)
     error = (left - world.mean(claimed)).abs()
     if world.finer is not None:
@@ -88,13 +91,31 @@ def risk_identity(version: Version, world: World, seed: int) -> Outcome:
     return Outcome(float((error / (1 + left.abs())).max()), TOLERANCE[world.kind])
 
 
+@lru_cache(maxsize=6)
+@torch.no_grad()
+def logits_of_networks(world: World, seed: int) -> list[Tensor]:
+    """Logits of the random networks; two of them by Monte Carlo, where every number counts as a comparison."""
+    numbers = (1, 3) if world.kind == "monte_carlo" else range(len(GAINS))
+    return [random_network(world, derive(seed, "network", k), GAINS[k])(world.x).logits for k in numbers]
+
+
+def under_weights(residuals: Tensor, world: World, seed: int) -> Tensor:
+    r"""Residuals ``(n, networks)`` of mean zero given x, as they are and times a function of x: twice the columns.
+
+    The function is :math:`\langle p^*, z \rangle - \frac1K \sum_k z_k`, how far the network agrees with p*: smoothing
+    and its like are wrong in proportion to it, and may cancel without it.
+    """
+    agreement = [(world.bayes * z).sum(-1) - z.mean(-1) for z in logits_of_networks(world, seed)]
+    return torch.cat([residuals, residuals * torch.stack(agreement, 1)], 1)
+
+
 def gradient_identity(version: Version, world: World, seed: int, gradient_of: GradientOf | None) -> Outcome:
     r"""Theorem 1 along the path: :math:`\nabla_\theta E\,\ell(y, q_\theta) = \nabla_\theta E\,d(p^*, q_\theta)`.
 
     On finite X the left side is what the trainer itself steps along (``gradient_of``, on the listed pairs), so that a
     wrong reduction or scale in the trainer's code would show; in the other worlds it is the trainer's loss under
-    autograd (by Monte Carlo, for each pair: all derivatives in the last layer, and 8 random directional derivatives in
-    the first). The right side is autograd on the divergence.
+    autograd (by Monte Carlo, for each pair: the derivatives in the last layer's biases and along its rows of weights,
+    and 4 random directional derivatives in the first). The right side is autograd on the divergence.
     """
     net = random_network(world, seed)
     if version.realised:
@@ -113,15 +134,15 @@ def gradient_identity(version: Version, world: World, seed: int, gradient_of: Gr
             world.bayes, version.readout(views.logits)
         )
         by_logit, by_hidden = torch.autograd.grad(difference.sum(), (views.logits, views.preacts[0]))
-        features, inputs = linear_design(views.pooled.detach()), linear_design(world.x)
+        inputs = linear_design(world.x)
         draw = generator(seed, "directions")
         directions = torch.randn(DIRECTIONS, by_hidden.shape[1], inputs.shape[1], generator=draw, dtype=torch.float64)
         # a pair's gradient in a layer is the outer product of the layer's input and its output's gradient
         columns = [
-            (features[:, :, None] * by_logit[:, None, :]).flatten(1),
+            _along(views.logits.detach(), by_logit),
             *(((by_hidden @ direction) * inputs).sum(1, keepdim=True) for direction in directions),
         ]
-        return _standard_errors(torch.cat(columns, 1))
+        return standard_errors(torch.cat(columns, 1))
 
     def gradient(at: World, left: float, right: float) -> list[Tensor]:
         leaves = [parameter.clone().requires_grad_() for parameter in parameters]
@@ -148,8 +169,7 @@ def minimiser_equality(version: Version, world: World, seed: int) -> Outcome:
     """
     design = linear_design(world.x)
     closest = logits(
-        design,
-        minimise(_divergence_risk(version, world), world.weights, design, world.num_classes, seed, _starts(world)),
+        design, _closest(version.divergence, version.constant, version.readout, world, seed, linear_design)
     )
     if world.kind == "monte_carlo":
         return _label_gradient(version, world, closest)
@@ -185,15 +205,11 @@ def own_metric(
         version: the loss whose metric it is; other: the loss it is compared with.
         metric: ``d(p, q)``.
     """
-    half, fresh = world, world
-    if world.kind == "monte_carlo":
-        middle = len(world.y) // 2
-        half, fresh = _part(world, slice(0, middle)), _part(world, slice(middle, None))
-    design, at_fresh = linear_design(half.x), linear_design(fresh.x)
+    half, fresh = _halves(world) if world.kind == "monte_carlo" else (world, world)
+    at_fresh = linear_design(fresh.x)
     gaps = []
     for candidate in (version, other):
-        risk = _expected_label_risk(candidate, half)
-        theta = minimise(risk, half.weights, design, half.num_classes, seed, _starts(world))
+        theta = _expected_minimiser(candidate.label_loss, half, seed)
         gaps.append(metric(fresh.bayes, candidate.readout(logits(at_fresh, theta))))
     gap = sign * (gaps[0] - gaps[1])
     if world.kind == "monte_carlo":
@@ -202,56 +218,73 @@ def own_metric(
     return Outcome(float(world.mean(gap)), -1e-6)
 
 
-Risk = Callable[[Tensor], Tensor]
+Design = Callable[[Tensor], Tensor]
 
 
-def _divergence_risk(version: Version, world: World) -> Risk:
-    """Logits to the divergence of every pair's x, with the constant that the version adds to it."""
-
-    def risk(z: Tensor) -> Tensor:
-        return version.divergence(world.bayes, version.readout(z)) + version.constant(world.bayes)
-
-    return risk
-
-
-def _label_risk(version: Version, world: World) -> Risk:
-    """What training on labels minimises: the loss of every listed pair."""
-
-    def risk(z: Tensor) -> Tensor:
-        return version.label_loss(z, world.y)
-
-    return risk
-
-
-def _expected_label_risk(version: Version, world: World) -> Risk:
-    """The label loss with the labels of every x summed out against p*, also where the world is a sample."""
+# wrong versions share most of their parts with the right one, and so their minimisers
+@lru_cache(maxsize=64)
+def _closest(
+    divergence: Callable[[Tensor, Tensor], Tensor],
+    constant: Callable[[Tensor], Tensor],
+    readout: Callable[[Tensor], Tensor],
+    world: World,
+    seed: int,
+    family: Design,
+) -> Tensor:
+    """Parameters of the minimiser of the divergence from p*, with the constant that a version adds to it."""
 
     def risk(z: Tensor) -> Tensor:
-        losses = [version.label_loss(z, torch.full_like(world.y, k)) for k in range(world.num_classes)]
+        return divergence(world.bayes, readout(z)) + constant(world.bayes)
+
+    return minimise(risk, world.weights, family(world.x), world.num_classes, seed, _starts(world))
+
+
+@lru_cache(maxsize=128)
+def _label_minimiser(label_loss: Callable[[Tensor, Tensor], Tensor], world: World, seed: int, family: Design) -> Tensor:
+    """Parameters of the minimiser of what training on labels minimises: the loss of every listed pair."""
+
+    def risk(z: Tensor) -> Tensor:
+        return label_loss(z, world.y)
+
+    return minimise(risk, world.weights, family(world.x), world.num_classes, seed, _starts(world))
+
+
+@lru_cache(maxsize=64)
+def _expected_minimiser(label_loss: Callable[[Tensor, Tensor], Tensor], world: World, seed: int) -> Tensor:
+    """The linear minimiser with the labels of every x summed out against p*, also where the world is a sample."""
+
+    def risk(z: Tensor) -> Tensor:
+        losses = [label_loss(z, torch.full_like(world.y, k)) for k in range(world.num_classes)]
         return (world.bayes * torch.stack(losses, -1)).sum(-1)
 
-    return risk
+    return minimise(risk, world.weights, linear_design(world.x), world.num_classes, seed, _starts(world))
 
 
-def _readout_of_label_minimiser(
-    version: Version, world: World, seed: int, family: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _readout_of_label_minimiser(version: Version, world: World, seed: int, family: Design) -> Tensor:
     """Probabilities at ``world.x`` of the minimiser of the label risk (of the realised labels, if so told)."""
     seen = world.realised(seed) if version.realised else world
-    theta = minimise(_label_risk(version, seen), seen.weights, family(seen.x), seen.num_classes, seed, _starts(world))
-    return version.readout(logits(family(world.x), theta))
+    return version.readout(logits(family(world.x), _label_minimiser(version.label_loss, seen, seed, family)))
 
 
 def _label_gradient(version: Version, world: World, z: Tensor) -> Outcome:
-    """Largest number of standard errors of the label risk's gradient in the linear parameters, at logits ``z``."""
+    """Largest number of standard errors of the label risk's gradient at logits ``z``, along intercepts and ``z``."""
     z = z.detach().clone().requires_grad_()
     (slope,) = torch.autograd.grad(version.label_loss(z, world.y).sum(), z)
-    design = linear_design(world.x)
-    return _standard_errors((design[:, :, None] * slope[:, None, :-1]).flatten(1))
+    return standard_errors(_along(z.detach(), slope))
 
 
-def _standard_errors(values: Tensor) -> Outcome:
-    """Largest ``|mean| / standard error`` over the columns of ``(n, m)`` values."""
+def _along(z: Tensor, slope: Tensor) -> Tensor:
+    """The slopes in the logits times 1 and times each logit, the last class's taken as 0: ``(n, K (K - 1))``.
+
+    Directions in which the parameters of a linear last layer may move: its biases, and along its rows of weights. A
+    wrong loss makes rows too long, too short or too much alike, which is seen there, in few numbers.
+    """
+    tests = torch.cat([torch.ones_like(z[:, :1]), z[:, :-1] - z[:, -1:]], 1)
+    return (tests[:, :, None] * slope[:, None, :-1]).flatten(1)
+
+
+def standard_errors(values: Tensor) -> Outcome:
+    """Is the mean zero? Largest ``|mean| / standard error`` over the columns of ``(n, m)`` values."""
     spread, mean = torch.std_mean(values, 0)
     scores = mean.abs() * math.sqrt(len(values)) / spread
     return Outcome(float(scores.max()), STANDARD_ERRORS, comparisons=len(scores))
@@ -264,9 +297,22 @@ def _sup(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
 
 
 def _starts(world: World) -> int:
-    return 1 if world.kind == "monte_carlo" else 4
+    return 1 if world.kind == "monte_carlo" else 3
 
 
-def _part(world: World, rows: slice) -> World:
-    weights = world.weights[rows]
-    return World(world.name, world.kind, world.x[rows], world.y[rows], weights / weights.sum(), world.log_bayes[rows])
+@lru_cache(maxsize=4)
+def _halves(world: World) -> tuple[World, World]:
+    """Two samples of one: to find minimisers on, and to compare them on."""
+    middle = len(world.y) // 2
+    first, second = (
+        World(
+            world.name,
+            world.kind,
+            world.x[rows],
+            world.y[rows],
+            world.weights[rows] / world.weights[rows].sum(),
+            world.log_bayes[rows],
+        )
+        for rows in (slice(0, middle), slice(middle, None))
+    )
+    return first, second

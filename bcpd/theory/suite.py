@@ -10,25 +10,34 @@ from bcpd.losses import Loss
 from bcpd.mixtures import Mixture
 from bcpd.seeds import derive
 from bcpd.theory import (
+    bayes_errors,
     cross_fitting,
     data_checks,
+    decompositions,
     distilled_bias,
     distilled_risk,
     distilled_variance,
     divergences,
     efficiency,
+    exact_teacher,
     excess_risk,
     finite_class,
     gradient_noise,
+    improper,
     instruments,
     interpolation,
+    invariances,
     label_error,
     low_noise,
     mixing_weight,
     noisy_targets,
     risk_bounds,
+    savage,
     semiparametric,
+    student,
+    teacher_information,
     theorem1,
+    votes,
 )
 from bcpd.theory.check import Check
 from bcpd.theory.claim import Claim, Level, Settings, Trainer, Trial
@@ -52,6 +61,7 @@ CLAIMS: tuple[Claim, ...] = (
     *semiparametric.CLAIMS,
     *mixing_weight.CLAIMS,
     *cross_fitting.CLAIMS,
+    *student.CLAIMS,
     *gradient_noise.CLAIMS,
     *interpolation.CLAIMS,
     *risk_bounds.CLAIMS,
@@ -59,9 +69,17 @@ CLAIMS: tuple[Claim, ...] = (
     *label_error.CLAIMS,
     *low_noise.CLAIMS,
     *divergences.CLAIMS,
+    *decompositions.CLAIMS,
+    *teacher_information.CLAIMS,
     *efficiency.CLAIMS,
     *data_checks.CLAIMS,
+    *invariances.CLAIMS,
+    *bayes_errors.CLAIMS,
+    *votes.CLAIMS,
     *instruments.CLAIMS,
+    *savage.CLAIMS,
+    *improper.CLAIMS,
+    *exact_teacher.CLAIMS,
 )
 """Every claim, in the order of the page."""
 

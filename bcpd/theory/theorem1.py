@@ -8,14 +8,15 @@ from functools import lru_cache, partial
 
 import torch
 
+from bcpd.losses import LOSSES, Loss
 from bcpd.mixtures import FiniteMixture, GaussianMixture
 from bcpd.seeds import derive, generator
 from bcpd.theory import claims
 from bcpd.theory.claim import Claim, Outcome, Settings, Trial
-from bcpd.theory.versions import CONTROLS, LOSSES_CHECKED, MATRIX, Version, version
+from bcpd.theory.versions import CONTROLS, LOSSES_CHECKED, MATRIX, Version, claimed_proper, effects_on, version
 from bcpd.theory.worlds import Kind, World, finite_world, quadrature_world, rational_world, sample_world
 
-__all__ = ["CLAIMS", "contaminated_line"]
+__all__ = ["CLAIMS", "contaminated_line", "worlds_for_identities"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ _PLACES: tuple[tuple[str, Kind], ...] = (
     ("quadrature 2-D", "quadrature"),
     ("Monte Carlo 30-D", "monte_carlo"),
 )
+_EVERYWHERE = ("ce", "mse")
+"""The two losses that teachers are trained with are tried in all places, the other scores in the cheaper ones."""
+_CHEAP = ("finite X", "quadrature 1-D")
 _WORLDS_OF = {"minimiser-equality": "missing", "own-metric": "missing", "minimiser-is-bayes": "containing"}
 
 # at q = p* itself, or at a minimiser found without labels, these leave the Monte Carlo statistic as it is
@@ -47,17 +51,36 @@ def _trials(claim: str, settings: Settings) -> list[Trial]:
     root = derive(settings.seed, "theorem 1")
     own = _own_world(claim, settings)
     places = _PLACES if own is None else tuple((world.name, world.kind) for world in own)
+    losses: Sequence[str | Loss] = LOSSES_CHECKED if settings.loss is None else [_own_loss(settings.loss)]
     trials = []
-    for loss in LOSSES_CHECKED:
-        for number, (name, kind) in enumerate(places):
+    for loss in losses:
+        label = loss.name if isinstance(loss, Loss) else loss
+        for number, (place, kind) in enumerate(places):
+            if not _wanted(claim, loss, place, own is not None):
+                continue
             run = partial(_evaluate, claim, loss, settings=settings, root=root, number=number)
-            trials.append(Trial(name, partial(run, control=None), loss=loss))
-            for control, effects in MATRIX[claim].items():
-                effect = effects.get(loss, "-")
-                if effect != "-" and _possible(claim, control, kind):
+            trials.append(Trial(place, partial(run, control=None), loss=label))
+            for control, effect in effects_on(claim, label).items():
+                if _possible(claim, control, kind):
                     harmless = effect == "passes"
-                    trials.append(Trial(name, partial(run, control=control), control, loss, harmless=harmless))
+                    trials.append(Trial(place, partial(run, control=control), control, label, harmless=harmless))
     return trials
+
+
+def _own_loss(loss: Loss) -> str | Loss:
+    """A user's loss, by its name if it is one of those that are checked anyway."""
+    return loss.name if loss.name in LOSSES_CHECKED and LOSSES[loss.name] is loss else claimed_proper(loss)
+
+
+def _wanted(claim: str, loss: str | Loss, place: str, own: bool) -> bool:
+    """Whether a claim about a loss is tried in a place."""
+    if isinstance(loss, Loss):
+        return claim != "own-metric"
+    if claim == "own-metric" and loss not in _RIVAL:
+        return False
+    if own or loss in _EVERYWHERE or place in _CHEAP:
+        return True
+    return claim == "risk-identity" and place == "Monte Carlo 30-D"
 
 
 def _possible(claim: str, control: str, kind: Kind) -> bool:
@@ -84,7 +107,12 @@ def _linear(settings: Settings) -> bool:
     return isinstance(mixture, GaussianMixture) and mixture.shared and mixture.means.shape[1] == 1
 
 
-def _evaluate(claim: str, loss: str, *, settings: Settings, root: int, number: int, control: str | None) -> Outcome:
+_RIVAL = {"ce": "mse", "mse": "ce"}
+
+
+def _evaluate(
+    claim: str, loss: str | Loss, *, settings: Settings, root: int, number: int, control: str | None
+) -> Outcome:
     own = _own_world(claim, settings)
     worlds = _worlds(settings.level, root)
     place: World = (getattr(worlds, _WORLDS_OF.get(claim, "any")) if own is None else own)[number]
@@ -97,7 +125,7 @@ def _evaluate(claim: str, loss: str, *, settings: Settings, root: int, number: i
         return claims.minimiser_equality(tried, place, root)
     if claim == "minimiser-is-bayes":
         return claims.minimiser_is_bayes(tried, place, root)
-    rival: Version = version("mse" if loss == "ce" else "ce")
+    rival: Version = version(_RIVAL[str(loss)])
     divergence = version(loss).divergence
     if control == "well_specified":
         place = worlds.containing[number]
@@ -115,6 +143,14 @@ def contaminated_line() -> GaussianMixture:
     return GaussianMixture(
         means=[[[-1.0], [5.0]], [[1.0], [1.0]]], covariance=1.0, weights=[[0.9, 0.1], [0.5, 0.5]], priors=[0.5, 0.5]
     )
+
+
+def worlds_for_identities(settings: Settings) -> Sequence[World]:
+    """Finite X, a line, and 30 dimensions; or the user's mixture."""
+    if settings.mixture is not None:
+        return settings.worlds([])
+    found = _worlds(settings.level, derive(settings.seed, "theorem 1")).any
+    return [world for world in found if world.name != "quadrature 2-D"]
 
 
 @lru_cache(maxsize=4)

@@ -1,6 +1,7 @@
 """Theorem 1's claims hold, and each wrong version is rejected well beyond the tolerance."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,25 @@ from bcpd.losses import LOSSES, Loss
 from bcpd.mixtures import FiniteMixture, GaussianMixture
 from bcpd.nets import Net
 from bcpd.seeds import generator
-from bcpd.theory import CONTROLS, MATRIX, Check, Trainer, plan, run_checks, verdict, version
+from bcpd.theory import (
+    CONTROLS,
+    MATRIX,
+    Check,
+    Settings,
+    Trainer,
+    Trial,
+    find_claims,
+    plan,
+    run_checks,
+    verdict,
+    version,
+)
 from bcpd.theory.claims import gradient_identity, own_metric, random_network, risk_identity
 from bcpd.theory.linear import linear_design, logits, minimise, table_design
-from bcpd.theory.versions import LOSSES_CHECKED
+from bcpd.theory.own_loss import loss_from_callable
+from bcpd.theory.versions import LOSSES_CHECKED, effects_on
 from bcpd.theory.worlds import finite_world, quadrature_world, rational_world, sample_world
 from bcpd.train import Recipe, fit, followed_gradient
-
 
 TRAINER = Trainer(followed_gradient, fit, Recipe)
 
@@ -49,19 +62,62 @@ def test_the_verdict_does_not_depend_on_the_seed(seed: int) -> None:
 def test_the_matrix_names_known_controls_and_every_claim_has_one_that_fails_for_each_loss() -> None:
     for claim, row in MATRIX.items():
         assert set(row) <= set(CONTROLS), claim
-        for loss in LOSSES_CHECKED:
-            assert any(effects[loss] == "fails" for effects in row.values()), claim
+        for loss in ("ce", "mse") if claim == "own-metric" else LOSSES_CHECKED:
+            assert "fails" in effects_on(claim, loss).values(), claim
         assert {effect for effects in row.values() for effect in effects.values()} <= {"fails", "passes", "-"}
 
 
-@pytest.mark.parametrize("loss", ["ce", "mse"])
+@pytest.mark.parametrize("loss", LOSSES_CHECKED)
 def test_risk_identity_on_finite_x_and_its_controls(loss: str) -> None:
     world = rational_world(3)
     outcome = risk_identity(version(loss), world, 3)
     assert outcome.value <= outcome.bound == 1e-12
-    for control, effects in MATRIX["risk-identity"].items():
+    for control, effect in effects_on("risk-identity", loss).items():
         outcome = risk_identity(version(loss, control), world, 3)
-        assert (outcome.value > 10 * outcome.bound) == (effects[loss] == "fails"), control
+        assert (outcome.value > 10 * outcome.bound) == (effect == "fails"), control
+
+
+def _trials_of(claim: str, **settings: Any) -> list[Trial]:
+    (found,) = find_claims([claim])
+    return list(found.trials(Settings("quick", 0, TRAINER, **settings)))
+
+
+@pytest.mark.parametrize("claim", [claim for claim in MATRIX if claim != "own-metric"])
+def test_every_strictly_proper_score_is_tried(claim: str) -> None:
+    trials = _trials_of(claim)
+    assert {trial.loss for trial in trials} == set(LOSSES_CHECKED)
+    for loss in LOSSES_CHECKED:
+        assert {"finite X", "quadrature 1-D"} <= {trial.world for trial in trials if trial.loss == loss}
+
+
+def _cross_entropy(z: Tensor, y: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(z, y, reduction="none")
+
+
+def _floored(z: Tensor, y: Tensor) -> Tensor:
+    return -(z.softmax(-1).gather(1, y[:, None]).squeeze(1) + 0.02).log()
+
+
+@pytest.mark.parametrize("claim", [claim for claim in MATRIX if claim != "own-metric"])
+def test_a_loss_of_ones_own_satisfies_theorem_1_only_if_it_is_proper(claim: str) -> None:
+    for function, right in ((_cross_entropy, True), (_floored, False)):
+        trials = _trials_of(claim, loss=loss_from_callable(function, "mine"))
+        assert {trial.loss for trial in trials} == {"mine"}
+        for trial in trials:
+            if trial.world not in ("finite X", "quadrature 1-D"):
+                continue
+            outcome = trial.run()
+            assert (outcome.value <= outcome.bound) == (right and (trial.control is None or trial.harmless)), trial
+
+
+def test_a_named_improper_loss_is_held_to_theorem_1_and_fails() -> None:
+    for name in ("focal", "mae", "crammer_singer", "logit_mse"):
+        trial = _trials_of("risk-identity", loss=LOSSES[name])[0]
+        outcome = trial.run()
+        assert trial.loss == name
+        assert outcome.value > 1e-3
+    assert _trials_of("own-metric", loss=LOSSES["ce"]) != []
+    assert _trials_of("own-metric", loss=LOSSES["spherical"]) == []
 
 
 def _scaled(net: Net, x: Tensor, y: Tensor, loss: Loss) -> Sequence[Tensor]:
