@@ -33,7 +33,7 @@ CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Instruments and families",
         "Is the stated p* that of the sampler, and do the instruments measure what they say?",
-        ("C17", "C18", "C19", "C20", "C22"),
+        ("C17", "C18", "C19", "C20", "C22", "B13"),
     ),
 )
 """Heading, what it is about, and the numbers of the claims in it."""

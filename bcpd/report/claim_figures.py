@@ -45,6 +45,8 @@ STYLES: Mapping[str, Mapping[str, Any]] = {
 }
 KINDS = ("curves", "surface", "panels")
 _PALE = LinearSegmentedColormap.from_list("pale", ["#ffffff", "#c9d3dc", "#8fa0b0"])  # colours stand out on it
+DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2))
+MANY_POINTS = 30
 _LEVELS = 14
 _EDGES = (1e-8, 1e12)  # shares of a bound beyond these are drawn at them
 
@@ -82,17 +84,21 @@ def _curves(axes: Axes, data: Mapping[str, Any]) -> None:
         check_keys(series, ("name", "x", "y"), "a series")
         style = {**_colour(series), **_line(series)}
         x, y = _numbers(series["x"], logarithmic["x"]), _numbers(series["y"], logarithmic["y"])
-        axes.plot(x, y, label=series["name"], markersize=5, **style)
+        size = 5.0 if len(x) <= MANY_POINTS else 3.5
+        axes.plot(x, y, label=series["name"], markersize=size, **style)
         if "low" in series and "high" in series:
             low, high = (_numbers(series[side], logarithmic["y"]) for side in ("low", "high"))
             if style["linestyle"]:
                 axes.fill_between(x, low, high, color=style["color"], alpha=0.16, linewidth=0)
             else:
                 axes.vlines(x, low, high, color=style["color"], linewidth=1.2)
-    for line in data.get("lines") or []:
-        along = axes.axhline if "y" in line else axes.axvline
-        place = as_float(line["y"] if "y" in line else line.get("x"))
-        along(place, color=FAINT, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1, label=line.get("name", "_"))
+    for number, line in enumerate(data.get("lines") or []):
+        check_keys(line, ("y",), "a line")
+        colour = _colour(line)["color"] if "colour" in line else FAINT
+        dashes = (0, DASHES[number % len(DASHES)])
+        axes.axhline(
+            as_float(line["y"]), color=colour, linewidth=1.2, linestyle=dashes, zorder=1, label=line.get("name", "_")
+        )
     axes.set(xlabel=data["x_label"], ylabel=data["y_label"])
     for axis in [axis for axis, is_log in logarithmic.items() if is_log]:
         axes.set(**{f"{axis}scale": "log"})
@@ -100,10 +106,11 @@ def _curves(axes: Axes, data: Mapping[str, Any]) -> None:
 
 
 def _log_ticks(axis: Axis) -> None:
-    """Powers of ten alone over a wide range, and 1, 2, 5 of each over a narrow one; never so many that they touch."""
+    """Powers of ten alone over a wide range, more of each over a narrow one; never so many that they touch."""
     low, high = axis.get_view_interval()
     wide = high / low > 150
-    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=8))
+    narrow = (1.0, 2.0, 5.0) if high / low > 12 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else narrow, numticks=8))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(_power if wide else _plain))
 
@@ -211,7 +218,8 @@ def margin_figure(checks: Sequence[Check]) -> Figure:
 
     One row for the claim and one for each wrong version, a point a check, coloured by loss. Where the bound is negative
     (a signed gap must lie below it) it is bound over value, and a gap of the wrong sign stands at the right edge; an
-    error of zero stands at the left edge. Hollow points: wrong versions without bearing, which must stay left of 1.
+    error of zero, or an inequality with slack, stands at the left edge. Hollow points: wrong versions without bearing,
+    which must stay left of 1.
 
     Args:
         checks: of one claim.
@@ -227,30 +235,34 @@ def margin_figure(checks: Sequence[Check]) -> Figure:
     low = max(_EDGES[0], min(1e-2, *inside, 1.0) / 4)
     high = min(_EDGES[1], max(1e2, *inside, 1.0) * 4)
     with styled():
-        figure = new_figure(7.2, 1.25 + 0.36 * len(rows) + (0.25 if len(losses) > 1 else 0))
+        figure = new_figure(7.2, 1.0 + max(0.36, 0.13 * len(losses) + 0.1) * len(rows) + 0.25 * (len(losses) > 1))
         axes = figure.subplots()
         axes.axvspan(low, 1, color="#eef6f1", linewidth=0, zorder=0)
         axes.axvline(1, color=INK, linewidth=1.2, zorder=1)
         for number, loss in enumerate(losses):
+            offset = 0.0 if len(losses) == 1 else 0.56 * (number / (len(losses) - 1) - 0.5)
+            name = arm_name(loss) if loss != "-" else "_"
             for kind in ("claim", "control", "harmless"):
                 members = [check for check in shown if check.loss == loss and _part(check) == kind]
-                offset = 0.0 if len(losses) == 1 else 0.5 * (number / (len(losses) - 1) - 0.5)
-                style = _point(loss, losses, kind)
-                axes.plot(
+                if not members:
+                    continue
+                (drawn,) = axes.plot(
                     [min(max(used(check), low), high) for check in members],
                     [rows.index(check.control) + offset for check in members],
                     linestyle="",
                     markersize=5.5,
                     alpha=0.85,
                     clip_on=False,
-                    label=arm_name(loss) if kind == "claim" and loss != "-" else "_",
-                    **style,
+                    label=name,
+                    **_point(loss, losses, kind),
                 )
+                drawn.set_in_layout(False)
+                name = "_"
         names = ["the claim", *(fill(str(control).replace("_", " "), 30) for control in rows[1:])]
         axes.set(xscale="log", xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
         axes.set_yticks(range(len(rows)), names)
         _log_ticks(axes.xaxis)
-        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="y", length=0, pad=9)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("value / bound: holds up to 1, fails beyond")

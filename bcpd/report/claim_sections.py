@@ -10,6 +10,7 @@ from bcpd.report.formulas import formula
 from bcpd.report.margins import Margin, Rejection, attained, margins, missed, rejections
 from bcpd.report.numbers import round_number, scientific
 from bcpd.report.quantities import arm_name
+from bcpd.report.sentences import sentence
 from bcpd.theory import Check
 
 __all__ = ["claim_section"]
@@ -28,14 +29,14 @@ def claim_section(claim: Described, checks: Sequence[Check]) -> dict[str, Any]:
         "id": claim.id,
         "number": claim.number,
         "heading": claim.heading,
-        "statement": claim.statement,
+        "statement": sentence(claim.statement),
         "formula": formula(claim.formula) if claim.formula else "",
-        "conditions": claim.conditions,
-        "source": claim.source,
+        "conditions": sentence(claim.conditions),
+        "source": sentence(claim.source),
         "tried": bool(own),
         "state": state,
         "verdict": _verdict(holds, bool(places), versions, bool(own)),
-        "used": f"{scientific(max((place.used for place in places), key=_nan_last))} of bound" if places else "–",
+        "used": _used(max((place.used for place in places), key=_nan_last)) if places else "–",
         "tightness": attained(max(tight)) if (tight := _tightnesses(places)) else "",
         "controls": f"{sum(v.failed == v.tries for v in wrong)} of {len(wrong)}" if wrong else "–",
         "closest": missed(closest.closest) if (closest := _closest(wrong)) and closest.closest else "",
@@ -45,6 +46,10 @@ def claim_section(claim: Described, checks: Sequence[Check]) -> dict[str, Any]:
         "harmless": [_harmless_row(version, claim) for version in versions if version.harmless],
         "chance": sum(check.comparisons for check in own if check.role == "claim"),
     }
+
+
+def _used(share: float) -> str:
+    return f"{scientific(share)} of its bound" if share else "nothing of its bound"
 
 
 def _verdict(holds: bool, placed: bool, versions: Sequence[Rejection], tried: bool) -> str:
@@ -84,17 +89,14 @@ def _reading(places: Sequence[Margin], wrong: Sequence[Rejection]) -> list[str]:
                 f"{scientific(worst.worst.value)} against a bound of {round_number(worst.worst.bound)} ({where})."
             )
         elif worst.used:
-            sentences.append(
-                f"It held in {_all(tries)}; the closest used {scientific(worst.used)} of its bound ({where})."
-            )
+            sentences.append(f"It held in {_all(tries)}; the closest used {_used(worst.used)} ({where}).")
         else:
-            sentences.append(f"It held in {_all(tries)}, none of which used any of its bound.")
+            sentences.append(f"It held in {_all(tries)}, with nothing of a bound used.")
     tight = [place for place in places if place.tightness is not None]
     if tight:
         best = max(tight, key=lambda place: place.tightness or 0.0)
-        sentences.append(
-            f"The inequality attains {attained(best.tightness or 0.0)} of its bound ({_where(best.worst)})."
-        )
+        share = attained(best.tightness or 0.0)
+        sentences.append(f"The inequality attains {share} of the bound that it states ({_where(best.worst)}).")
     closest = _closest(wrong)
     if closest is not None and closest.closest is not None:
         failed, tries = sum(version.failed for version in wrong), sum(version.tries for version in wrong)
@@ -113,7 +115,7 @@ def _reading(places: Sequence[Margin], wrong: Sequence[Rejection]) -> list[str]:
 
 
 def _all(number: int) -> str:
-    return "its one check" if number == 1 else f"all {number} checks"
+    return {1: "its one check", 2: "both checks"}.get(number, f"all {number} checks")
 
 
 def _where(check: Check) -> str:

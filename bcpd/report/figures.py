@@ -16,6 +16,7 @@ from bcpd.report.margins import checks_of
 from bcpd.report.quantities import DEFAULT_CHECKPOINT, checkpoint_name
 from bcpd.report.rate_figure import rate_figure
 from bcpd.report.run_figures import distance_path_figure, path_figure, student_figure
+from bcpd.report.sentences import sentence
 from bcpd.report.style import save_figure
 from bcpd.report.summary_figures import arms_figure, differences_figure
 from bcpd.report.theory_figures import identity_figure, minimiser_figure, posterior_figure, projection_figure
@@ -93,8 +94,9 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 
 MARGINS = (
     "Margins of its checks",
-    "A point a check, at its value over its bound. The claim must lie left of the black line, its wrong versions "
-    "(crosses) must lie right of it, far enough that no chance and no rounding could have brought them there.",
+    "A point a check, at its value over its bound: the claim must lie left of the black line, its wrong versions "
+    "(crosses) right of it. What lies at an edge lies there or beyond: no error at all on the left, a gap of the wrong "
+    "sign on the right.",
 )
 
 
@@ -119,7 +121,7 @@ def _verify(results: Mapping[str, Any]) -> list[Illustration]:
 def _caption(picture: Mapping[str, Any]) -> str:
     """What to look at in a claim's picture, and in its panels where they say it themselves."""
     captions = [picture.get("caption", ""), *(panel.get("caption", "") for panel in picture.get("panels") or [])]
-    return " ".join(dict.fromkeys(str(caption) for caption in captions if caption))
+    return " ".join(dict.fromkeys(sentence(str(caption)) for caption in captions if caption))
 
 
 def _common_pictures(results: Mapping[str, Any], claims: Sequence[Described]) -> list[Illustration]:

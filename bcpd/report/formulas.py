@@ -18,6 +18,8 @@ __all__ = ["formula", "formula_svg"]
 UNITS = 400  # to the em: a twentieth of a pixel where text is 20 pixels high
 FONT = "cm"
 ROOM = 12  # around the outlines, for what antialiasing spreads
+_NESTING = {**dict.fromkeys(("{", "(", "[", r"\{"), 1), **dict.fromkeys(("}", ")", "]", r"\}"), -1)}
+_FUNCTIONS = "log|ln|exp|max|min|sup|inf|arg|lim|det|Pr|cos|sin"
 _LETTERS = {int(Path.MOVETO): "m", int(Path.LINETO): "l", int(Path.CURVE3): "q", int(Path.CURVE4): "c"}
 
 
@@ -65,11 +67,29 @@ def formula_svg(tex: str) -> str:
 def _spelled(tex: str) -> str:
     """What mathtext sets badly, spelled otherwise.
 
-    A star as a bare exponent gets the room of a product, sums none before what they sum, and blackboard letters slant.
+    A star as a bare exponent gets the room of a product; sums and fractions stand close to what follows them, and
+    functions to what is before them; blackboard letters slant.
     """
-    tex = tex.replace("^*", r"^{\ast}")
+    tex = _large_fractions(tex).replace("^*", r"^{\ast}")
     tex = re.sub(r"(\\mathbb\{\w\})", r"\\mathrm{\1}", tex)
+    tex = re.sub(rf"(?<=[A-Za-z0-9)}}])(\\(?:{_FUNCTIONS})(?![A-Za-z]))", r"\\,\1", tex)
     return re.sub(r"(\\(?:sum|prod|int)(?![a-z])(?:[_^](?:\{[^{}]*\}|\w))*)(?!\s*(?:\\,|[_^]))", r"\1\\,", tex)
+
+
+def _large_fractions(tex: str) -> str:
+    """Fractions that stand free are as large as a display's, and keep a little room; mathtext sets all as in text."""
+    spelled, depth, groups, before = "", 0, 0, ""
+    for piece in _pieces(tex):
+        if piece == r"\frac" and not depth:
+            piece, groups = r"\dfrac", 2
+        if before not in (r"\left", r"\right"):
+            depth += _NESTING.get(piece, 0)
+        spelled += piece
+        if piece == "}" and not depth and groups:
+            groups -= 1
+            spelled += "" if groups else r"\,"
+        before = piece
+    return spelled
 
 
 def _outline(path: Path) -> str:
@@ -93,7 +113,7 @@ def _parts(tex: str) -> list[str]:
     r"""The parts between ``\qquad`` outside braces."""
     parts, depth = [""], 0
     for piece in _pieces(tex):
-        depth += piece.count("{") - piece.count("}") if piece not in (r"\{", r"\}") else 0
+        depth += {"{": 1, "}": -1}.get(piece, 0)
         if piece == r"\qquad" and not depth:
             parts.append("")
         else:

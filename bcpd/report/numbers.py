@@ -64,12 +64,12 @@ def scientific(value: Any) -> str:
 
 
 def round_number(value: Any) -> str:
-    """A number that somebody chose, in as few digits as it has: ``10⁻¹²``, ``5``, ``2.5×10⁻⁶``."""
+    """A number that somebody chose, in as few digits as it has, at most two of a power: ``10⁻¹²``, ``5``, ``0.001``."""
     real = as_float(value)
     if not math.isfinite(real) or 1e-3 <= abs(real) < 1e4 or real == 0:
         return number(real) if not math.isfinite(real) else f"{real:g}".replace("-", MINUS)
-    mantissa, exponent = f"{abs(real):.3e}".split("e")
-    digits = mantissa.rstrip("0").rstrip(".")
+    mantissa, exponent = f"{abs(real):.1e}".split("e")
+    digits = mantissa.removesuffix(".0")
     factor = "" if digits == "1" else digits + TIMES
     return f"{MINUS if real < 0 else ''}{factor}{power_of_ten(int(exponent))}"
 

@@ -1,4 +1,4 @@
-"""Verdicts in words, made from the numbers of a summary row and from nothing else."""
+"""Verdicts in words, made from the numbers of a summary row and from nothing else; words as sentences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from bcpd.report.numbers import as_float, interval, p_value
 from bcpd.report.quantities import arm_name, checkpoint_name, metric_of, where_of
 
-__all__ = ["Verdict", "verdict_of"]
+__all__ = ["Verdict", "sentence", "verdict_of"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,10 @@ def _outcome(low: float, high: float) -> str:
     if low > 0:
         return "higher"
     return "lower" if high < 0 else "neither"
+
+
+def sentence(text: str) -> str:
+    """With a capital, where it starts with a word and not with a symbol, and a full stop."""
+    first = text.split(" ")[0].rstrip(",;:")
+    text = text[:1].upper() + text[1:] if first.isalpha() and first.islower() and len(first) > 1 else text
+    return text if not text or text[-1] in ".!?" else f"{text}."

@@ -139,9 +139,28 @@ def test_signed_gaps_and_exact_zeros_stand_at_the_edges() -> None:
 def test_losses_have_their_colours_beside_each_other() -> None:
     figure = margin_figure([check("risk", 5e-13, loss=loss) for loss in ("ce", "mse", "spherical")])
     heights = sorted(y for _, y in points(figure))
-    assert heights == pytest.approx([-0.25, 0.0, 0.25])
+    assert heights == pytest.approx([-0.28, 0.0, 0.28])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["CE", "MSE", "spherical"]
+
+
+def test_what_a_loss_did_not_do_takes_no_room() -> None:
+    """An empty line that is not clipped would stretch the layout to the corner of the figure."""
+    figure = margin_figure(
+        [check("risk", 5e-13, loss="ce"), check("risk", 1.0, loss="mse", control="wrong")],
+    )
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    below = figure.axes[0].xaxis.get_tightbbox()
+    assert below is not None
+    assert 0 < below.y0 - legend.get_window_extent().y1 < 12
+
+
+def test_lines_that_mean_different_things_look_different() -> None:
+    data = {**curves(), "lines": [{"y": 1.0, "name": "one"}, {"y": 2.0, "name": "two", "colour": "mse"}]}
+    axes = claim_figure(data).axes[0]
+    assert line(axes, "one")._unscaled_dash_pattern != line(axes, "two")._unscaled_dash_pattern  # type: ignore[attr-defined]
+    assert to_hex(line(axes, "two").get_color()) == COLOURS["mse"]["color"]
 
 
 def test_margins_of_nothing_are_refused() -> None:

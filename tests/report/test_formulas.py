@@ -68,6 +68,18 @@ def test_what_is_summed_stands_apart_from_the_sum() -> None:
     assert numbers(formula_svg(r"\sum_{k}^{K} q")) == numbers(formula_svg(r"\sum_{k}^{K}\,q"))
 
 
+def test_fractions_that_stand_free_are_large_and_others_small() -> None:
+    assert numbers(formula_svg(r"\frac{a}{b} c")) == numbers(formula_svg(r"\dfrac{a}{b}\,c"))
+    assert numbers(formula_svg(r"\left(\frac{a}{b}\right)")) == numbers(formula_svg(r"\left(\dfrac{a}{b}\,\right)"))
+    for inside in (r"\sqrt{\frac{a}{b}}", r"x^{\frac{a}{b}}", r"[\frac{a}{b}, 1]"):
+        assert numbers(formula_svg(inside)) != numbers(formula_svg(inside.replace("frac", "dfrac")))
+
+
+def test_functions_stand_apart_from_their_factor() -> None:
+    assert numbers(formula_svg(r"2\log x")) == numbers(formula_svg(r"2\,\log x"))
+    assert numbers(formula_svg(r"(\log x)")) != numbers(formula_svg(r"(\,\log x)"))
+
+
 def test_parts_of_a_formula_are_drawings_of_their_own() -> None:
     assert formula(r"a = b \qquad c = d").count("<svg") == 2
     assert formula(r"\frac{a \qquad b}{c}").count("<svg") == 1

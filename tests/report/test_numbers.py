@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bcpd.report.numbers import as_float, interval, number, p_value, scientific
+from bcpd.report.numbers import as_float, interval, number, p_value, power_of_ten, round_number, scientific
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,29 @@ def test_a_negative_number_that_rounds_to_zero_has_no_sign() -> None:
 )
 def test_scientific_notation_is_for_what_needs_it(value: Any, text: str) -> None:
     assert scientific(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e-12, "10⁻¹²"),
+        (-1e-6, "−10⁻⁶"),
+        (5.0, "5"),
+        (0.001, "0.001"),
+        (2.211e-11, "2.2×10⁻¹¹"),
+        (9.97e-12, "10⁻¹¹"),
+        (0.0, "0"),
+        (-0.25, "−0.25"),
+        ("inf", "∞"),
+        (4000, "4000"),
+    ],
+)
+def test_a_number_that_was_chosen_has_few_digits(value: Any, text: str) -> None:
+    assert round_number(value) == text
+
+
+def test_powers_of_ten() -> None:
+    assert [power_of_ten(exponent) for exponent in (-3, 0, 1, 12)] == ["10⁻³", "1", "10", "10¹²"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bcpd.report.sentences import verdict_of
+from bcpd.report.sentences import sentence, verdict_of
 
 
 def row(quantity: str, low: Any, high: Any, role: str = "teacher", mean: Any = None) -> dict[str, Any]:
@@ -83,3 +83,17 @@ def test_a_row_without_a_pair_has_no_verdict() -> None:
     alone = row("fresh_mse", 0.1, 0.2)
     del alone["difference"]
     assert verdict_of(alone, "draw") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("any loss; any world", "Any loss; any world."),
+        ("p* in place of labels", "p* in place of labels."),
+        ("q is certain", "q is certain."),
+        ("Is it so?", "Is it so?"),
+        ("", ""),
+    ],
+)
+def test_words_become_a_sentence_and_symbols_stay(text: str, said: str) -> None:
+    assert sentence(text) == said

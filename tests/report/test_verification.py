@@ -127,8 +127,10 @@ def test_the_contents_lead_to_every_claim_chapter_by_chapter() -> None:
     assert re.findall(r'<article class="claim good" id="([^"]*)"', page) == order
     assert all(f'id="{target}"' in page for target in re.findall(r'href="#([^"]*)"', page))
     text = words(table)
-    assert "C8 Title of excess-risk-l2 holds 0 of bound attains 99.97 % 1 of 1 nearest: 2.0×10⁹ bounds" in text
-    assert "C99 Title of your-own holds 4.0×10⁻⁶ of bound 1 of 1 nearest: wrong sign" in text
+    assert (
+        "C8 Title of excess-risk-l2 holds attains 99.97 % nothing of its bound 1 of 1 nearest: 2.0×10⁹ bounds" in text
+    )
+    assert "C99 Title of your-own holds 4.0×10⁻⁶ of its bound 1 of 1 nearest: wrong sign" in text
     assert "Further claims" in text
 
 
@@ -137,9 +139,9 @@ def test_a_claim_says_everything_that_is_known_about_it() -> None:
     assert text.startswith("C8 Title of excess-risk-l2 holds excess-risk-l2 in words.")
     assert "Where it holds Where excess-risk-l2 holds. Source Source of excess-risk-l2" in text
     assert "bcpd verify --only excess-risk-l2" in text
-    assert "It held in all 2 checks, none of which used any of its bound." in text
-    assert "The inequality attains 99.97 % of its bound (finite X, K=2)." in text
-    assert "Its wrong version fails in all 2 checks; the nearest miss, constant one, is 2.0×10⁹ times its bound" in text
+    assert "It held in both checks, with nothing of a bound used." in text
+    assert "The inequality attains 99.97 % of the bound that it states (finite X, K=2)." in text
+    assert "Its wrong version fails in both checks; the nearest miss, constant one, is 2.0×10⁹ times its bound" in text
     assert "world detail value bound share used standard error attains" in text
     assert "finite X K=5 −0.29 10⁻¹² 0 0.0010 70 %" in text
     assert "constant_one the constant is 1 2 of 2 fail 2.0×10⁹ bounds finite X, K=2" in text
@@ -201,12 +203,12 @@ def test_a_matrix_cell_that_no_check_tried_is_said() -> None:
     assert "tried by no check" not in words(build_report([verify()]))
 
 
-def test_chapters_follow_the_numbers_and_every_registered_claim_has_one() -> None:
+def test_every_number_of_the_list_has_one_chapter_and_no_claim_is_lost() -> None:
     numbers = [number for _, _, inside in CHAPTERS for number in inside]
-    assert sorted(numbers, key=lambda number: int(number[1:])) == [f"C{number}" for number in range(1, 23)]
+    assert {f"C{number}" for number in range(1, 23)} <= set(numbers)
+    assert len(numbers) == len(set(numbers))
     stored = [{"id": claim.id, "number": claim.number} for claim in CLAIMS]
     found = chapters(described({"claims": stored}, []))
-    assert [heading for heading, _, _ in found if heading == "Further claims"] == []
     assert sum(len(inside) for _, _, inside in found) == len(CLAIMS)
 
 
