@@ -25,6 +25,7 @@ from bcpd.theory.distilled_variance import (
     label_variance,
     sample_mean_error,
     target_variance,
+    variance_gap,
 )
 from bcpd.theory.finite_tables import largest_size, random_rows, rounded, world_name
 
@@ -150,7 +151,10 @@ def _error_picture(settings: Settings) -> Picture:
             {"name": teacher_name, "x": rounded(distance), "y": rounded(errors), "style": "line", "colour": colour}
         )
     sizes = [10 * 2**i for i in range(12)]
-    along = close.bayes + (close.teacher - close.bayes) * (0.9 / 0.2)
+    # so biased that its error meets that of labels at N = 100, if that leaves it in the simplex
+    noise = variance_gap(close.weights, close.bayes, close.losses)
+    scale = math.sqrt(noise / 100) / abs(risk_bias(*law, close.teacher, close.losses))
+    along = close.bayes + (close.teacher - close.bayes) * min(scale, 0.9 / 0.2)
     rivals = (
         ("labels", labels, "control"),
         ("p*", partial(root, close.bayes), "bayes"),
