@@ -9,6 +9,7 @@ Its lowest is certified as far as that goes: many starts, how many of them agree
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -16,12 +17,24 @@ from torch import Tensor
 from bcpd.losses import Loss
 from bcpd.mixtures import FiniteMixture, GaussianMixture
 from bcpd.seeds import generator
-from bcpd.theory.asymptotics import proper_loss
-from bcpd.theory.estimators import Law, best_of_starts, fit
+from bcpd.theory.asymptotics import model_of, proper_loss
+from bcpd.theory.estimators import Law, best_of_starts, fit, law_of
 from bcpd.theory.linear import linear_design
 from bcpd.theory.models import LinearModel, Model
 
-__all__ = ["Projection", "bent_table", "contaminated", "contaminated_plane", "grid", "projection", "random_line"]
+__all__ = [
+    "Case",
+    "Projection",
+    "bent_table",
+    "both",
+    "contaminated",
+    "contaminated_plane",
+    "designed_cases",
+    "grid",
+    "linear_case",
+    "projection",
+    "random_line",
+]
 
 
 @dataclass(frozen=True)
@@ -146,3 +159,41 @@ def grid(law: Law, model: LinearModel, loss: Loss | str, first: Tensor, second: 
         for z in (model.logits(part, features) for part in torch.split(theta, 1024))
     ]
     return torch.cat(rows).reshape(len(second), len(first))
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A law and a class; ``fine``: the law on more nodes; ``rank``: its identifiable directions, all by default."""
+
+    law: Law
+    model: Model
+    fine: Law | None = None
+    rank: int | None = None
+
+
+def linear_case(law: Law, fine: Law | None = None) -> Case:
+    """A law with the linear softmax."""
+    return Case(law, model_of(linear_design, law), fine)
+
+
+@lru_cache(maxsize=2)
+def designed_cases(seed: int) -> tuple[Case, ...]:
+    """Finite X, a line and a plane on which the linear softmax misses p*."""
+    line, plane = contaminated(), contaminated_plane()
+    return (
+        linear_case(law_of(bent_table(seed), "finite X")),
+        linear_case(law_of(line, "quadrature 1-D", nodes=160), law_of(line, nodes=240)),
+        linear_case(law_of(plane, "quadrature 2-D", nodes=88), law_of(plane, nodes=120)),
+    )
+
+
+@lru_cache(maxsize=16)
+def both(case: Case, seed: int) -> dict[str, Projection]:
+    """The cross-entropy's projection, and the Brier score's, which also starts from there."""
+    starts = 16 if case.rank is None else 6
+    find = partial(projection, case.law, case.model, seed=seed, starts=starts, rank=case.rank)
+    ce = find("ce")
+    mse = find("mse", also=ce.theta[None])
+    if case.rank is not None:  # of a network neither risk is convex
+        ce = find("ce", also=mse.theta[None])
+    return {"ce": ce, "mse": mse}
