@@ -65,7 +65,9 @@ def chain(p: ArrayLike, q: ArrayLike) -> Tensor:
     """
     truth, guess = probability_rows(p, "p"), probability_rows(q, "q")
     squared, chi = simplex.squared_distance(truth, guess), simplex.chi_square(truth, guess)
-    least = guess.amin(-1)
+    gap = truth - guess
+    # the root first: a tiny gap's square underflows, and its infinite ratio to a least entry of 0 would be lost
+    over_least = torch.where(gap == 0, 0.0, gap / guess.amin(-1, keepdim=True).sqrt()).square().sum(-1)
     return torch.stack(
         [
             squared,
@@ -74,7 +76,7 @@ def chain(p: ArrayLike, q: ArrayLike) -> Tensor:
             simplex.kl(truth, guess),
             torch.log1p(chi),
             chi,
-            torch.where(squared > 0, squared / least, 0.0),
+            over_least,
         ],
         dim=-1,
     )

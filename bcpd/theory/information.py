@@ -81,11 +81,12 @@ def _cmi(mass: Tensor, truth: Tensor, rows: Tensor) -> Tensor:
 def cmi_by_definition(weights: ArrayLike, bayes: ArrayLike, q: ArrayLike) -> float:
     r""":math:`\sum P(x, y, \hat y) \log \frac{P(x, \hat y | y)}{P(x | y)\,P(\hat y | y)}`, from the joint law alone."""
     table = joint(weights, bayes, q)
-    given_y = table.sum((0, 2), keepdim=True)
-    independent = table.sum(2, keepdim=True) * table.sum(0, keepdim=True) / torch.where(given_y > 0, given_y, 1.0)
     present = table > 0
-    ratio = torch.where(present, table, 1.0) / torch.where(present, independent, 1.0)
-    return float((table * ratio.log()).sum())
+    # sum of logarithms: a product of two tiny probabilities would underflow
+    signed = ((table, 1), (table.sum(2, keepdim=True), -1), (table.sum(0, keepdim=True), -1))
+    logs = [sign * torch.where(present, part, 1.0).log() for part, sign in signed]
+    logs.append(torch.where(present, table.sum((0, 2), keepdim=True), 1.0).log())
+    return float((table * sum(logs)).sum())
 
 
 def cmi_by_entropies(weights: ArrayLike, bayes: ArrayLike, q: ArrayLike) -> float:

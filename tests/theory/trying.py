@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from bcpd.mixtures import FAMILIES
 from bcpd.seeds import derive
 from bcpd.theory import Check, Claim, Settings, Trainer
 from bcpd.train import Recipe, fit, followed_gradient
 
 TRAINER = Trainer(followed_gradient, fit, Recipe)
+SEEDS = (0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4)))
 
 
 def settings_at(seed: int, mixture: str | None = None) -> Settings:
