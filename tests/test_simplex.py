@@ -5,50 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import chain, combinations, pairwise
+from itertools import combinations, pairwise
 
 import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 from torch import Tensor
 
 from bcpd import simplex
+from bcpd.testing import (
+    Distortion,
+    distortions,
+    pairs,
+    row_tables,
+    simplex_rows,
+    simplex_rows_with_zeros,
+    stochastic_matrices,
+)
 
 mpmath.mp.dps = 50
-checked = settings(derandomize=True, deadline=None, max_examples=120)
+checked = settings(max_examples=60)
+searching = settings(max_examples=1000, derandomize=True, deadline=None, phases=[Phase.generate])
+Pair = tuple[Tensor, Tensor]
 
 
-def _softmax(logits: list[float]) -> list[float]:
-    return list(special.softmax(np.array(logits)))
+def any_rows(k: int) -> st.SearchStrategy[Tensor]:
+    """Interior points, vertices, faces, ties and subnormal entries."""
+    return st.one_of(simplex_rows(k), simplex_rows_with_zeros(k))
 
 
-def _normalised(parts: list[float]) -> list[float]:
-    total = math.fsum(parts)
-    return [part / total for part in parts]
-
-
-def rows(k: int) -> st.SearchStrategy[list[float]]:
-    """Interior points, vertices, the centre, exact zeros, tied classes and subnormal entries."""
-    vertex = st.integers(0, k - 1).map(lambda i: [float(j == i) for j in range(k)])
-    tiny = st.sampled_from([0.0, 5e-324, 1e-310, 1e-200, 1e-160, 1e-17])
-    almost_vertex = st.tuples(st.lists(tiny, min_size=k - 1, max_size=k - 1), st.integers(0, k - 1)).map(
-        lambda pair: [*pair[0][: pair[1]], 1.0, *pair[0][pair[1] :]]
-    )
-    zeros = st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=k, max_size=k).filter(any).map(_normalised)
-    interior = st.lists(st.floats(-12, 12), min_size=k, max_size=k).map(_softmax)
-    return st.one_of(interior, vertex, almost_vertex, zeros, st.just([1 / k] * k))
-
-
-def interiors(k: int) -> st.SearchStrategy[list[float]]:
-    return st.lists(st.floats(-12, 12), min_size=k, max_size=k).map(_softmax)
-
-
-pairs = st.integers(1, 7).flatmap(lambda k: st.tuples(rows(k), rows(k)))
-interior_pairs = st.integers(2, 7).flatmap(lambda k: st.tuples(interiors(k), interiors(k)))
+any_pairs = st.integers(1, 7).flatmap(lambda k: st.tuples(any_rows(k), any_rows(k)))
+triples = st.integers(2, 6).flatmap(lambda k: st.tuples(simplex_rows(k), simplex_rows(k), simplex_rows(k)))
 
 
 def _xlogy(x: float, y: float) -> mpmath.mpf:
@@ -57,7 +48,10 @@ def _xlogy(x: float, y: float) -> mpmath.mpf:
     return mpmath.mpf(x) * mpmath.log(y) if y > 0 else mpmath.mpf("-inf")
 
 
-def _sum(terms: Callable[[mpmath.mpf, mpmath.mpf], mpmath.mpf]) -> Callable[[list[float], list[float]], mpmath.mpf]:
+Oracle = Callable[[list[float], list[float]], mpmath.mpf]
+
+
+def _sum(terms: Callable[[mpmath.mpf, mpmath.mpf], mpmath.mpf]) -> Oracle:
     return lambda p, q: sum((terms(mpmath.mpf(a), mpmath.mpf(b)) for a, b in zip(p, q, strict=True)), mpmath.mpf(0))
 
 
@@ -78,10 +72,11 @@ def close(found: float, expected: float) -> bool:
 
 
 @checked
-@given(pairs)
-def test_all_agree_with_high_precision(pair: tuple[list[float], list[float]]) -> None:
+@given(any_pairs)
+def test_all_agree_with_high_precision(pair: Pair) -> None:
+    rows = [row.tolist() for row in pair]
     for name, oracle in ORACLES.items():
-        found, expected = float(getattr(simplex, name)(*pair)), float(oracle(*pair))
+        found, expected = float(getattr(simplex, name)(*pair)), float(oracle(*rows))
         assert close(found, expected), (name, found, expected)
 
 
@@ -92,18 +87,18 @@ def test_the_high_precision_oracle_rejects_swapped_arguments(name: str) -> None:
 
 
 @checked
-@given(pairs)
-def test_entropy_and_kl_agree_with_scipy(pair: tuple[list[float], list[float]]) -> None:
-    p, q = (np.array(row) for row in pair)
+@given(any_pairs)
+def test_entropy_and_kl_agree_with_scipy(pair: Pair) -> None:
+    p, q = (row.numpy() for row in pair)
     assert close(float(simplex.entropy(p)), float(special.entr(p).sum()))
     assert close(float(simplex.kl(p, q)), float(special.rel_entr(p, q).sum()))
     assert close(float(simplex.entropy(p)), float(stats.entropy(p)))
 
 
 @checked
-@given(pairs)
-def test_logarithmic_forms_agree_with_the_plain_ones(pair: tuple[list[float], list[float]]) -> None:
-    p, q = (torch.tensor(row, dtype=torch.float64) for row in pair)
+@given(any_pairs)
+def test_logarithmic_forms_agree_with_the_plain_ones(pair: Pair) -> None:
+    p, q = pair
     assert close(float(simplex.cross_entropy_from_log(p, q.log())), float(simplex.cross_entropy(p, q)))
     # the logarithm of a subnormal number keeps its value to 1e-13 or so, times at most 745 nats
     assert math.isclose(
@@ -120,17 +115,129 @@ def test_logarithmic_forms_survive_underflow() -> None:
     assert float(simplex.cross_entropy(half, log_q.exp())) == math.inf
 
 
-@checked
-@given(interior_pairs)
-def test_chain_of_inequalities(pair: tuple[list[float], list[float]]) -> None:
+# -------------------------------------------------------------------------------------- inequalities and invariances
+
+
+def chain(p: Tensor, q: Tensor) -> list[float]:
     """||p-q||^2 <= 2 TV^2 <= KL <= log(1 + chi2) <= chi2 <= ||p-q||^2 / min q."""
-    p, q = pair
     squared, tv, kl, chi = (
         float(getattr(simplex, name)(p, q)) for name in ("squared_distance", "total_variation", "kl", "chi_square")
     )
-    ascending = [squared, 2 * tv**2, kl, math.log1p(chi), chi, squared / min(q)]
-    for smaller, larger in pairwise(ascending):
+    return [squared, 2 * tv**2, kl, math.log1p(chi), chi, squared / float(q.min())]
+
+
+@checked
+@given(pairs())
+def test_chain_of_inequalities(pair: Pair) -> None:
+    for smaller, larger in pairwise(chain(*pair)):
         assert smaller <= larger + 1e-12 * (1 + larger)
+
+
+@pytest.mark.parametrize("link", range(5), ids=["2 tv^2", "kl", "log(1 + chi2)", "chi2", "mse / min q"])
+def test_no_link_of_the_chain_can_be_turned_round(link: int) -> None:
+    """Each inequality is strict somewhere, by a fifth at least (the first by at most a third at K = 3)."""
+    find(
+        pairs(3, 1e-3),
+        lambda pair: chain(*pair)[link + 1] > max(1.2 * chain(*pair)[link], 1e-6),
+        settings=searching,
+    )
+
+
+@checked
+@given(triples)
+def test_distances_are_metrics_and_divergences_are_not_negative(rows: tuple[Tensor, Tensor, Tensor]) -> None:
+    p, q, r = rows
+    roots = {
+        "l1_distance": 1.0,
+        "sup_distance": 1.0,
+        "total_variation": 1.0,
+        "squared_distance": 0.5,
+        "squared_hellinger": 0.5,
+    }
+    for name, power in roots.items():
+        distance = getattr(simplex, name)
+        pq, qr, pr = (float(distance(*two)) ** power for two in ((p, q), (q, r), (p, r)))
+        assert pr <= pq + qr + 1e-12
+        assert float(distance(p, q)) == pytest.approx(float(distance(q, p)), rel=1e-12, abs=1e-300)
+        assert float(distance(p, p)) == 0
+    for name in ("kl", "chi_square"):
+        assert float(getattr(simplex, name)(p, q)) >= -1e-12
+        assert abs(float(getattr(simplex, name)(p, p))) < 1e-12
+    assert float(simplex.cross_entropy(p, q)) == pytest.approx(
+        float(simplex.entropy(p) + simplex.kl(p, q)), rel=1e-9, abs=1e-12
+    )
+
+
+def test_kl_is_no_metric() -> None:
+    find(triples, lambda r: float(simplex.kl(r[0], r[2]) - simplex.kl(r[0], r[1]) - simplex.kl(r[1], r[2])) > 0.1,
+         settings=searching)  # fmt: skip
+    find(pairs(), lambda pair: float(simplex.kl(*pair) - simplex.kl(*pair[::-1])) > 0.1, settings=searching)
+
+
+@checked
+@given(st.data(), pairs(4))
+def test_names_of_classes_do_not_matter(data: st.DataObject, pair: Pair) -> None:
+    order = data.draw(st.permutations(range(4)))
+    p, q = pair
+    for name in ORACLES:
+        formula = getattr(simplex, name)
+        assert float(formula(p[order], q[order])) == pytest.approx(float(formula(p, q)), rel=1e-9, abs=1e-15), name
+
+
+@checked
+@given(pairs(4), stochastic_matrices(4, 3))
+def test_a_channel_brings_rows_together(pair: Pair, channel: Tensor) -> None:
+    """Data processing (Csiszar 1967): f-divergences of labels sent through the same noise do not grow."""
+    p, q = pair
+    for name in ("total_variation", "kl", "chi_square", "squared_hellinger"):
+        formula = getattr(simplex, name)
+        assert float(formula(p @ channel, q @ channel)) <= float(formula(p, q)) * (1 + 1e-9) + 1e-12, name
+
+
+def test_the_squared_distance_is_no_f_divergence() -> None:
+    """A channel may double it: two classes told apart by two labels instead of four."""
+    channel = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+    p, q = torch.tensor([0.5, 0.5, 0.0, 0.0]).double(), torch.tensor([0.0, 0.0, 0.5, 0.5]).double()
+    assert float(simplex.squared_distance(p @ channel, q @ channel)) == 2 * float(simplex.squared_distance(p, q))
+
+
+@checked
+@given(triples, st.floats(0, 1))
+def test_divergences_are_convex_in_the_second_row_and_entropy_is_concave(
+    rows: tuple[Tensor, Tensor, Tensor], share: float
+) -> None:
+    p, q, r = rows
+    mixed = share * q + (1 - share) * r
+    for name in ("squared_distance", "total_variation", "cross_entropy", "kl", "chi_square", "squared_hellinger"):
+        formula = getattr(simplex, name)
+        line = share * float(formula(p, q)) + (1 - share) * float(formula(p, r))
+        assert float(formula(p, mixed)) <= line * (1 + 1e-9) + 1e-12, name
+    assert float(simplex.entropy(mixed)) >= share * float(simplex.entropy(q)) + (1 - share) * float(
+        simplex.entropy(r)
+    ) - 1e-12  # fmt: skip
+
+
+@settings(max_examples=15)
+@given(row_tables(3, 3, zeros=True), row_tables(3, 3, zeros=True))
+def test_rows_are_independent_and_broadcast(p: Tensor, q: Tensor) -> None:
+    for name in ORACLES:
+        formula = getattr(simplex, name)
+        table = formula(p[:, None], q)
+        assert table.shape == (3, 3)
+        for i in range(3):
+            torch.testing.assert_close(table[i, i], formula(p[i], q[i]), rtol=1e-14, atol=1e-15)
+        torch.testing.assert_close(formula(p.numpy(), q.tolist()), table.diagonal(), rtol=1e-14, atol=1e-15)
+
+
+@checked
+@given(simplex_rows(), distortions())
+def test_smoothing_has_a_known_distance(p: Tensor, distort: Distortion) -> None:
+    """|(1 - e) p + e / K - p|^2 = e^2 |p - 1 / K|^2; any distortion that changes nothing is at distance 0."""
+    squared = float(simplex.squared_distance(p, distort(p)))
+    if distort.name == "smoothing":
+        expected = distort.amount**2 * float(simplex.squared_distance(p, torch.full_like(p, 1 / len(p))))
+        assert squared == pytest.approx(expected, rel=1e-9, abs=1e-28)
+    assert (squared == 0) == torch.equal(distort(p), p)
 
 
 @pytest.mark.parametrize(
@@ -180,14 +287,11 @@ def test_broadcasting_and_dtype() -> None:
 
 @pytest.mark.parametrize("name", ["squared_distance", "cross_entropy", "kl", "chi_square", "squared_hellinger"])
 def test_gradients_agree_with_finite_differences(name: str) -> None:
-    @settings(derandomize=True, deadline=None, max_examples=15)
-    @given(st.integers(2, 5).flatmap(lambda k: st.tuples(mild(k), mild(k))))
-    def check(pair: tuple[list[float], list[float]]) -> None:
-        p, q = (torch.tensor(row, dtype=torch.float64, requires_grad=True) for row in pair)
+    @settings(max_examples=15)
+    @given(pairs(floor=0.01))
+    def check(pair: Pair) -> None:
+        p, q = (row.clone().requires_grad_() for row in pair)
         assert torch.autograd.gradcheck(getattr(simplex, name), (p, q), eps=1e-7, atol=1e-5, rtol=1e-4)
-
-    def mild(k: int) -> st.SearchStrategy[list[float]]:
-        return st.lists(st.floats(-2, 2), min_size=k, max_size=k).map(_softmax)
 
     check()
 
@@ -210,13 +314,15 @@ def test_gradient_from_log_passes_a_masked_class() -> None:
 # ----------------------------------------------------------------------------------------------------------- projection
 
 points = st.integers(1, 5).flatmap(lambda k: st.lists(st.floats(-3, 3), min_size=k, max_size=k))
+point_pairs = st.integers(2, 5).flatmap(lambda k: st.tuples(*[st.lists(st.floats(-9, 9), min_size=k, max_size=k)] * 2))
 
 
 def brute_force_projection(z: list[float]) -> np.ndarray:
     """The nearest of the projections onto the affine hulls of all faces that land on the simplex, in rationals."""
     target = [Fraction(value) for value in z]
     candidates = []
-    for face in chain.from_iterable(combinations(range(len(z)), size) for size in range(1, len(z) + 1)):
+    faces = [face for size in range(1, len(z) + 1) for face in combinations(range(len(z)), size)]
+    for face in faces:
         shift = (sum(target[i] for i in face) - 1) / len(face)
         q = [value - shift if i in face else Fraction(0) for i, value in enumerate(target)]
         if min(q) >= 0:
@@ -259,8 +365,29 @@ def test_projection_satisfies_the_optimality_conditions(z: list[float]) -> None:
     assert bool((shift[q == 0] <= threshold.max() + 1e-12).all())
 
 
-def test_projection_differs_from_softmax_and_fixes_the_simplex() -> None:
-    assert torch.allclose(simplex.project([0.2, 0.3, 0.5]), torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64))
+@checked
+@given(simplex_rows(), simplex_rows_with_zeros())
+def test_projection_fixes_the_simplex(interior: Tensor, face: Tensor) -> None:
+    for p in (interior, face):
+        torch.testing.assert_close(simplex.project(p), p, rtol=0, atol=1e-15)
+
+
+@checked
+@given(point_pairs, st.data())
+def test_projection_brings_points_together_and_knows_no_names(
+    pair: tuple[list[float], list[float]], data: st.DataObject
+) -> None:
+    """Non-expansive, as onto every convex set; idempotent; the same for every order of the classes and common shift."""
+    first, second = (torch.tensor(row, dtype=torch.float64) for row in pair)
+    near, far = (simplex.project(row) for row in (first, second))
+    assert float((near - far).norm()) <= float((first - second).norm()) + 1e-12
+    torch.testing.assert_close(simplex.project(near), near, rtol=0, atol=1e-14)
+    order = data.draw(st.permutations(range(len(first))))
+    torch.testing.assert_close(simplex.project(first[order]), near[order], rtol=0, atol=1e-14)
+    torch.testing.assert_close(simplex.project(first + 5), near, rtol=0, atol=1e-14)
+
+
+def test_projection_differs_from_softmax() -> None:
     assert not torch.allclose(simplex.project([2.0, 0.0]), torch.tensor([2.0, 0.0]).softmax(-1).double(), atol=1e-2)
     assert torch.equal(simplex.project(torch.zeros(3, 0, 4)), torch.zeros(3, 0, 4, dtype=torch.float64))
 
