@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 from scipy.stats import rankdata
-from scipy.stats import t as student_t
 
 from bcpd import seeds
 from bcpd.tensors import ArrayLike, float64
@@ -97,7 +97,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     if n == 1:
         return Interval(mean, -math.inf, math.inf, math.nan, 1)
     stderr = math.sqrt(math.fsum((sample - mean) ** 2) / (n - 1) / n)
-    half = float(student_t.ppf(0.5 + confidence / 2, n - 1)) * stderr
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * stderr
     return Interval(mean, mean - half, mean + half, stderr, n)
 
 
@@ -214,7 +214,7 @@ def _upper_tail(distance: float, interval: Interval) -> float:
         return math.nan
     if interval.stderr == 0:
         return 0.5 if distance == 0 else float(distance < 0)
-    return float(student_t.sf(distance / interval.stderr, interval.n - 1))
+    return float(stdtr(interval.n - 1, -distance / interval.stderr))
 
 
 def _rank_correlation(x: Array, y: Array) -> float:
