@@ -29,8 +29,10 @@ from bcpd.theory import (
     invariances,
     label_error,
     low_noise,
+    misspecified,
     mixing_weight,
     noisy_targets,
+    released_claims,
     risk_bounds,
     savage,
     semiparametric,
@@ -53,6 +55,7 @@ BUDGET = 1e-3
 
 CLAIMS: tuple[Claim, ...] = (
     *theorem1.CLAIMS,
+    *improper.CLAIMS,
     *distilled_variance.CLAIMS,
     *distilled_bias.CLAIMS,
     *distilled_risk.CLAIMS,
@@ -71,6 +74,7 @@ CLAIMS: tuple[Claim, ...] = (
     *divergences.CLAIMS,
     *decompositions.CLAIMS,
     *teacher_information.CLAIMS,
+    *misspecified.CLAIMS,
     *efficiency.CLAIMS,
     *data_checks.CLAIMS,
     *invariances.CLAIMS,
@@ -78,8 +82,8 @@ CLAIMS: tuple[Claim, ...] = (
     *votes.CLAIMS,
     *instruments.CLAIMS,
     *savage.CLAIMS,
-    *improper.CLAIMS,
     *exact_teacher.CLAIMS,
+    *released_claims.CLAIMS,
 )
 """Every claim, in the order of the page."""
 
