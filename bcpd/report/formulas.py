@@ -26,14 +26,17 @@ _LETTERS = {int(Path.MOVETO): "m", int(Path.LINETO): "l", int(Path.CURVE3): "q",
 def formula(tex: str) -> Markup:
     r"""A formula as inline SVG, or its TeX in a ``<code>`` where it cannot be typeset.
 
-    Where the formula has several parts, separated by ``\qquad`` outside braces, each is a drawing of its own, so that
-    a narrow page can put them below each other.
+    Where the formula has several parts, separated by ``\quad`` or ``\qquad`` outside braces, each is a drawing of its
+    own, so that a narrow page can put them below each other; all are as high, so that they share a line of writing.
     """
-    for parts in (_parts(tex) or [tex], [tex]):
+    for parts in (_parts(tex), [tex]):
         try:
-            return Markup("\n").join(Markup(formula_svg(part)) for part in parts)
+            paths = [_path(part) for part in parts]
         except ValueError:
             continue
+        boxes = [path.get_extents() for path in paths]
+        rows = (min(box.y0 for box in boxes), max(box.y1 for box in boxes))
+        return Markup("\n").join(Markup(_drawing(*pair, *rows)) for pair in zip(parts, paths, strict=True))
     return Markup("<code>{}</code>").format(tex)
 
 
@@ -48,15 +51,27 @@ def formula_svg(tex: str) -> str:
     Raises:
         ValueError: what mathtext cannot typeset, a dollar, or nothing to show.
     """
+    path = _path(tex)
+    box = path.get_extents()
+    return _drawing(tex, path, box.y0, box.y1)
+
+
+def _path(tex: str) -> Path:
+    """The outlines, y upwards from the line of writing."""
     if "$" in tex or not tex.strip():
         raise ValueError(f"a formula must be TeX without dollars, received {tex!r}")
     with styled():
         path = TextPath((0, 0), f"${_spelled(tex)}$", size=UNITS, prop=FontProperties(math_fontfamily=FONT))
     if not len(path.vertices):
         raise ValueError(f"a formula must show something, received {tex!r}")
+    return path
+
+
+def _drawing(tex: str, path: Path, low: float, high: float) -> str:
+    """The SVG of outlines, from ``low`` below to ``high`` above the line of writing."""
     box = path.get_extents()
-    left, top = math.floor(box.x0) - ROOM, math.floor(-box.y1) - ROOM
-    width, height = math.ceil(box.width) + 2 * ROOM, math.ceil(box.height) + 2 * ROOM
+    left, top = math.floor(box.x0) - ROOM, math.floor(-high) - ROOM
+    width, height = math.ceil(box.width) + 2 * ROOM, math.ceil(high - low) + 2 * ROOM
     size = f"--width: {width / UNITS:.3f}em; --ratio: {width} / {height}"
     return (
         f'<svg class="formula" role="img" aria-label="{escape(tex)}" style="{size}" '
@@ -101,24 +116,25 @@ def _outline(path: Path) -> str:
             data.append("z")
             at = start
             continue
-        ends = np.rint(np.reshape(vertices, (-1, 2)) * (1, -1)).astype(int).tolist()
+        values = np.asarray(vertices, dtype=np.float64).tolist()
+        ends = [(round(x), round(-y)) for x, y in zip(values[::2], values[1::2], strict=True)]
         steps = " ".join(f"{x - at[0]} {y - at[1]}" for x, y in ends)
         data.append(_LETTERS[int(code)] + steps.replace(" -", "-"))
-        at = (ends[-1][0], ends[-1][1])
+        at = ends[-1]
         start = at if code == Path.MOVETO else start
     return "".join(data)
 
 
 def _parts(tex: str) -> list[str]:
-    r"""The parts between ``\qquad`` outside braces."""
+    r"""The parts between ``\quad`` or ``\qquad`` outside braces; the whole where there is none."""
     parts, depth = [""], 0
     for piece in _pieces(tex):
         depth += {"{": 1, "}": -1}.get(piece, 0)
-        if piece == r"\qquad" and not depth:
+        if piece in (r"\quad", r"\qquad") and not depth:
             parts.append("")
         else:
             parts[-1] += piece
-    return [part for part in parts if part.strip()]
+    return [part.strip() for part in parts if part.strip()] or [tex]
 
 
 def _pieces(tex: str) -> list[str]:

@@ -81,10 +81,16 @@ def test_functions_stand_apart_from_their_factor() -> None:
 
 
 def test_parts_of_a_formula_are_drawings_of_their_own() -> None:
-    assert formula(r"a = b \qquad c = d").count("<svg") == 2
+    assert formula(r"a = b \qquad c = d,\quad e").count("<svg") == 3
     assert formula(r"\frac{a \qquad b}{c}").count("<svg") == 1
     assert formula(r"\{a\} \qquad b").count("<svg") == 2
     assert formula(r"\left( a \qquad b \right)").count("<svg") == 1
+
+
+def test_parts_share_a_line_of_writing() -> None:
+    tall, flat = re.findall(r'viewBox="([^"]*)"', formula(r"\frac{a}{b_k} \qquad x"))
+    assert tall.split()[1::2] == flat.split()[1::2]
+    assert tall.split()[1::2] != re.findall(r'viewBox="([^"]*)"', formula("x"))[0].split()[1::2]
 
 
 @pytest.mark.parametrize("tex", [r"\unknowncommand{x}", r"\frac{a}", "a $ b", " ", r"\left( a"])
