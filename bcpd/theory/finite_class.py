@@ -2,7 +2,7 @@ r"""Generalisation of the distilled risk over a finite class: an empirical Berns
 
 For losses in [0, 1], a class of M predictors and :math:`\tilde R(f)` the mean of N values
 :math:`\langle t(x), \boldsymbol\ell(f(x))\rangle` with sample variance :math:`V_N(f)`, with probability
-:math:`1 - \delta` for all f at once (Maurer & Pontil 2009, Theorem 4, and a union bound; Menon et al. 2021 for targets p*)
+:math:`1 - \delta` for all f at once (Maurer & Pontil 2009, Theorem 4, with a union bound; Menon et al. 2021 use it)
 
 .. math:: \mathbb E \tilde R(f) \leq \tilde R(f) + \sqrt{\frac{2 V_N(f) \log(2M/\delta)}{N}}
           + \frac{7 \log(2M/\delta)}{3(N - 1)} .
