@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import numpy as np
@@ -15,12 +14,20 @@ from bcpd.report.style import styled
 
 __all__ = ["formula", "formula_svg"]
 
+Outline = list[tuple[str, list[tuple[int, int]]]]
+
 UNITS = 400  # to the em: a twentieth of a pixel where text is 20 pixels high
 FONT = "cm"
 ROOM = 12  # around the outlines, for what antialiasing spreads
 _NESTING = {**dict.fromkeys(("{", "(", "[", r"\{"), 1), **dict.fromkeys(("}", ")", "]", r"\}"), -1)}
 _FUNCTIONS = "log|ln|exp|max|min|sup|inf|arg|lim|det|Pr|cos|sin"
-_LETTERS = {int(Path.MOVETO): "m", int(Path.LINETO): "l", int(Path.CURVE3): "q", int(Path.CURVE4): "c"}
+_LETTERS = {
+    int(Path.MOVETO): "m",
+    int(Path.LINETO): "l",
+    int(Path.CURVE3): "q",
+    int(Path.CURVE4): "c",
+    int(Path.CLOSEPOLY): "z",
+}
 
 
 def formula(tex: str) -> Markup:
@@ -31,12 +38,12 @@ def formula(tex: str) -> Markup:
     """
     for parts in (_parts(tex), [tex]):
         try:
-            paths = [_path(part) for part in parts]
+            outlines = [_outline(part) for part in parts]
         except ValueError:
             continue
-        boxes = [path.get_extents() for path in paths]
-        rows = (min(box.y0 for box in boxes), max(box.y1 for box in boxes))
-        return Markup("\n").join(Markup(_drawing(*pair, *rows)) for pair in zip(parts, paths, strict=True))
+        rows = [y for outline in outlines for _, points in outline for _, y in points]
+        drawings = [_drawing(*pair, min(rows), max(rows)) for pair in zip(parts, outlines, strict=True)]
+        return Markup("\n").join(map(Markup, drawings))
     return Markup("<code>{}</code>").format(tex)
 
 
@@ -51,32 +58,49 @@ def formula_svg(tex: str) -> str:
     Raises:
         ValueError: what mathtext cannot typeset, a dollar, or nothing to show.
     """
-    path = _path(tex)
-    box = path.get_extents()
-    return _drawing(tex, path, box.y0, box.y1)
+    outline = _outline(tex)
+    rows = [y for _, points in outline for _, y in points]
+    return _drawing(tex, outline, min(rows), max(rows))
 
 
-def _path(tex: str) -> Path:
-    """The outlines, y upwards from the line of writing."""
+def _outline(tex: str) -> Outline:
+    """Commands of a path with the places they lead to, in whole units, y downwards from the line of writing."""
     if "$" in tex or not tex.strip():
         raise ValueError(f"a formula must be TeX without dollars, received {tex!r}")
     with styled():
         path = TextPath((0, 0), f"${_spelled(tex)}$", size=UNITS, prop=FontProperties(math_fontfamily=FONT))
-    if not len(path.vertices):
+    outline: Outline = []
+    for vertices, code in path.iter_segments(simplify=False):
+        values = [] if code == Path.CLOSEPOLY else np.asarray(vertices, dtype=np.float64).tolist()
+        points = [(round(x), round(-y)) for x, y in zip(values[::2], values[1::2], strict=True)]
+        outline.append((_LETTERS[int(code)], points))
+    if not outline:
         raise ValueError(f"a formula must show something, received {tex!r}")
-    return path
+    return outline
 
 
-def _drawing(tex: str, path: Path, low: float, high: float) -> str:
-    """The SVG of outlines, from ``low`` below to ``high`` above the line of writing."""
-    box = path.get_extents()
-    left, top = math.floor(box.x0) - ROOM, math.floor(-high) - ROOM
-    width, height = math.ceil(box.width) + 2 * ROOM, math.ceil(high - low) + 2 * ROOM
+def _drawing(tex: str, outline: Outline, top: int, bottom: int) -> str:
+    """The SVG of an outline, so high."""
+    across = [x for _, points in outline for x, _ in points]
+    left, width = min(across) - ROOM, max(across) - min(across) + 2 * ROOM
+    top, height = top - ROOM, bottom - top + 2 * ROOM
     size = f"--width: {width / UNITS:.3f}em; --ratio: {width} / {height}"
     return (
         f'<svg class="formula" role="img" aria-label="{escape(tex)}" style="{size}" '
-        f'viewBox="{left} {top} {width} {height}"><path d="{_outline(path)}"/></svg>'
+        f'viewBox="{left} {top} {width} {height}"><path d="{_data(outline)}"/></svg>'
     )
+
+
+def _data(outline: Outline) -> str:
+    """Path data, relative. Rounding does not add up: it was done on the places."""
+    data: list[str] = []
+    at = start = (0, 0)
+    for letter, points in outline:
+        steps = " ".join(f"{x - at[0]} {y - at[1]}" for x, y in points)
+        data.append(letter + steps.replace(" -", "-"))
+        at = points[-1] if points else start
+        start = at if letter == "m" else start
+    return "".join(data)
 
 
 def _spelled(tex: str) -> str:
@@ -105,24 +129,6 @@ def _large_fractions(tex: str) -> str:
             spelled += "" if groups else r"\,"
         before = piece
     return spelled
-
-
-def _outline(path: Path) -> str:
-    """SVG path data, relative, in whole units; y runs down. Rounding does not add up: it is done on the places."""
-    data: list[str] = []
-    at = start = (0, 0)
-    for vertices, code in path.iter_segments(simplify=False):
-        if code == Path.CLOSEPOLY:
-            data.append("z")
-            at = start
-            continue
-        values = np.asarray(vertices, dtype=np.float64).tolist()
-        ends = [(round(x), round(-y)) for x, y in zip(values[::2], values[1::2], strict=True)]
-        steps = " ".join(f"{x - at[0]} {y - at[1]}" for x, y in ends)
-        data.append(_LETTERS[int(code)] + steps.replace(" -", "-"))
-        at = ends[-1]
-        start = at if code == Path.MOVETO else start
-    return "".join(data)
 
 
 def _parts(tex: str) -> list[str]:
