@@ -168,9 +168,7 @@ def run(
 class _Work:
     """What every training of the experiment shares: data, nets, recipe, folders."""
 
-    def __init__(
-        self, spec: Quickstart, folder: Path | None, progress: Callable[[str, int, int], None] | None
-    ) -> None:
+    def __init__(self, spec: Quickstart, folder: Path | None, progress: Callable[[str, int, int], None] | None) -> None:
         self.spec, self.folder, self.progress = spec, folder, progress
         self.mixture = spec.mixture()
         self.data: dict[tuple[int, ...], tuple[InMemory, InMemory]] = {}
@@ -286,8 +284,7 @@ def _collect(
             "arm": arm,
             "teacher_checkpoint": teacher_checkpoint,
             "metrics": {
-                name: [[_short(value) for value in row[name]] for row in fitted.history]
-                for name in PATH_METRICS
+                name: [[_short(value) for value in row[name]] for row in fitted.history] for name in PATH_METRICS
             },
         }
     )

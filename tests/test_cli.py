@@ -47,7 +47,8 @@ def test_verify_succeeds_only_if_claims_hold_and_controls_fail(
 
     monkeypatch.setattr("bcpd.theory.run_checks", few)
     json_path, report = tmp_path / "verify.json", tmp_path / "report.html"
-    assert cli.main(["verify", "--json", str(json_path), "--report", str(report)]) == status
+    command = ["verify", "--only", "risk-identity", "--json", str(json_path), "--report", str(report)]
+    assert cli.main(command) == status
     stored = json.loads(json_path.read_text())
     assert stored["ok"] is (status == 0)
     assert len(stored["checks"]) == len(checks)

@@ -21,7 +21,6 @@ from bcpd.progress import Meter
 __all__ = ["main"]
 
 
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 

@@ -110,9 +110,7 @@ def _tried(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Check], 
     mixture = None if arguments.mixture is None else (arguments.mixture, find_mixture(arguments.mixture))
     loss = None if arguments.loss is None else _find_loss(arguments.loss)
     own = mixture is not None or loss is not None
-    steps = theory.plan(
-        arguments.level, arguments.seed, trainer, only=arguments.only, mixture=mixture, loss=loss
-    )
+    steps = theory.plan(arguments.level, arguments.seed, trainer, only=arguments.only, mixture=mixture, loss=loss)
     checks: list[Check] = []
     with Meter("verify", len(steps)) as meter:
         for check in theory.run_checks(steps):
@@ -168,7 +166,7 @@ def _described(claim: Claim) -> dict[str, Any]:
 def _find_loss(name: str) -> Loss:
     """A loss by name, or a user's ``module:function``, looked up from the working directory too."""
     from bcpd.losses import LOSSES, Loss
-    from bcpd.theory.propriety import loss_from_callable
+    from bcpd.theory.own_loss import loss_from_callable
 
     if name in LOSSES:
         return LOSSES[name]
@@ -204,7 +202,9 @@ def _print(checks: Sequence[Check], fates: Sequence[Fate]) -> None:
     few = len({check.claim for check in checks}) <= MANY_CLAIMS
     groups: dict[tuple[str, ...], list[Check]] = {}
     for check in checks:
-        key = (check.claim, check.loss, check.world, check.detail) if few else (check.claim,)
+        key: tuple[str, ...] = (check.claim,)
+        if few:
+            key += (check.loss, check.world, check.detail)
         groups.setdefault(key, []).append(check)
     places = ("loss", "world", "detail") if few else ("tried in",)
     table = Table("claim", *places, "value", "bound", "tightness", "holds", "controls that failed, as they must")
@@ -214,9 +214,8 @@ def _print(checks: Sequence[Check], fates: Sequence[Fate]) -> None:
         worst = max(claims, key=_used) if claims else None
         tight = [check.tightness for check in claims if check.tightness is not None]
         failed = f"{sum(not check.holds for check in controls)} of {len(controls)}"
-        where: tuple[str, ...] = key[1:]
-        if not few:
-            where = (f"{len({(c.world, c.loss, c.detail) for c in members})} places",)
+        tried = len({(check.world, check.loss, check.detail) for check in members})
+        where = list(key[1:]) if few else [f"{tried} places" if tried > 1 else "1 place"]
         holds = all(check.holds for check in claims)
         table.add_row(
             key[0],

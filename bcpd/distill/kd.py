@@ -59,7 +59,5 @@ class KD(Method):
             raise ValueError("KD needs a teacher's views, received None")
         terms = {"teacher": self.teacher_weight * functional.kd(s.logits, t.logits, self.temperature).mean(-1)}
         if self.label_weight:
-            terms["label"] = self.label_weight * masked_mean(
-                LOSSES["ce"].function(s.logits, batch.y), batch.labelled
-            )
+            terms["label"] = self.label_weight * masked_mean(LOSSES["ce"].function(s.logits, batch.y), batch.labelled)
         return terms

@@ -11,9 +11,7 @@ from bcpd.tensors import ArrayLike, labels, probability_rows
 __all__ = ["label_scores"]
 
 
-def label_scores(
-    q: ArrayLike, y: ArrayLike, *, log_q: ArrayLike | None = None, seed: int = 0
-) -> dict[str, Estimate]:
+def label_scores(q: ArrayLike, y: ArrayLike, *, log_q: ArrayLike | None = None, seed: int = 0) -> dict[str, Estimate]:
     r"""Accuracy, log score, Brier score and ECE of rows of probabilities on labels.
 
     These are the distances of :func:`bcpd.measure.distance_of_probabilities` to the one-hot rows :math:`e_y`:

@@ -77,7 +77,7 @@ def _gaussian_components() -> GaussianMixture:
 
 
 def _gaussian_xor() -> GaussianMixture:
-    """Opposite corners of a square belong together: no linear rule does better than guessing."""
+    """Opposite corners of a square belong together: a linear rule can only cut one corner off."""
     corners = [[[-0.8, -0.8], [0.8, 0.8]], [[-0.8, 0.8], [0.8, -0.8]]]
     return GaussianMixture(corners, [[0.5, 0.1], [0.1, 0.3]], weights=[[0.5, 0.5], [0.4, 0.6]], priors=[0.55, 0.45])
 

@@ -1,4 +1,4 @@
-"""What a claim is: a statement with its formula, the places where it is tried, and the wrong versions it must reject."""
+"""A claim: a statement with its formula, the places where it is tried, and the wrong versions it must reject."""
 
 from __future__ import annotations
 

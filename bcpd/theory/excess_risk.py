@@ -18,7 +18,7 @@ from bcpd.theory.claim import Claim, Outcome, Settings, Trial
 from bcpd.theory.finite_tables import default_tables, world_name
 from bcpd.theory.worlds import World, finite_world, sample_world
 
-__all__ = ["CLAIMS", "decision_boundaries", "linear_rule_risk", "teachers"]
+__all__ = ["CLAIMS", "decision_boundaries", "linear_rule_risk", "points_of", "teachers"]
 
 EXACT = 1e-12
 STANDARD_ERRORS = 5.0
@@ -44,6 +44,14 @@ def teachers(log_bayes: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
     half = torch.rand(len(bayes), 1, generator=draw, dtype=torch.float64) < 0.5
     yield "turned", (2 * torch.where(half, logits.roll(1, -1), logits)).log_softmax(-1)
     yield "tipped", tipped(bayes).log()
+
+
+def points_of(world: World, most: int = 10_000) -> tuple[Tensor, Tensor]:
+    """Weights ``(n,)`` and log p* ``(n, K)`` of a world; the first of many sampled points, for what holds pointwise."""
+    if world.kind == "monte_carlo":
+        rows = world.log_bayes[:most]
+        return torch.full((len(rows),), 1 / len(rows), dtype=torch.float64), rows
+    return world.weights, world.log_bayes
 
 
 def decision_boundaries(scores: Callable[[Tensor], Tensor], low: float, high: float, nodes: int = 4001) -> Tensor:

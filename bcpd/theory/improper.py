@@ -27,12 +27,19 @@ from bcpd.losses import (
 )
 from bcpd.seeds import derive
 from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial
-from bcpd.theory.improper_cases import CASES, MORE, T1, Case, minimised, numeric_minimiser, plain_rows, trained
+from bcpd.theory.improper_cases import (
+    CASES,
+    MORE,
+    SEPARATION,
+    T1,
+    Case,
+    minimised,
+    numeric_minimiser,
+    plain_rows,
+    trained,
+)
 
 __all__ = ["CLAIMS"]
-
-SEPARATION = 1e-3
-"""Least squared distance of every tried minimiser from p*, so that the two statements cannot be confused."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,10 @@ def _cases(settings: Settings) -> Sequence[Case]:
     return (*CASES, *MORE) if settings.full else CASES
 
 
+def _world(settings: Settings) -> str:
+    return "finite X" if settings.mixture is None else settings.mixture[0]
+
+
 def _minimiser_trials(settings: Settings) -> list[Trial]:
     trials = []
     for case in _cases(settings):
@@ -88,7 +99,7 @@ def _minimiser_trials(settings: Settings) -> list[Trial]:
                 # of a user's loss or mixture it is not known that the two differ
                 if control is None or (settings.loss is None and settings.mixture is None):
                     run = partial(_reaches, case, place, control)
-                    trials.append(Trial("finite X", run, control, case.loss.name, detail))
+                    trials.append(Trial(_world(settings), run, control, case.loss.name, detail))
         if settings.loss is None and settings.mixture is None:
             detail = ", ".join(part for part in (case.name, "separation") if part)
             rows = plain_rows(derive(settings.seed, "improper"), 3)
@@ -121,7 +132,7 @@ def _correction_trials(settings: Settings) -> list[Trial]:
                 known = settings.loss is None and settings.mixture is None
                 if control is None or (known and (control == "no_map" or case.wrong is not None)):
                     run = partial(_recovers, case, place, control)
-                    trials.append(Trial("finite X", run, control, case.loss.name, detail))
+                    trials.append(Trial(_world(settings), run, control, case.loss.name, detail))
     return trials
 
 

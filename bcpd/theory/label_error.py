@@ -15,7 +15,7 @@ from bcpd.mixtures import FiniteMixture
 from bcpd.seeds import derive
 from bcpd.tensors import ArrayLike, float64, probability_rows
 from bcpd.theory.claim import Claim, Outcome, Settings, Trial
-from bcpd.theory.excess_risk import EXACT, SIZES, teachers
+from bcpd.theory.excess_risk import EXACT, SIZES, points_of, teachers
 from bcpd.theory.finite_tables import default_tables, world_name
 
 __all__ = ["CLAIMS", "argmax_error_bound", "sampled_error_bound", "sampled_label_error"]
@@ -88,7 +88,7 @@ def _of_table(table: FiniteMixture) -> tuple[Tensor, Tensor]:
 
 def _of_world(settings: Settings) -> tuple[Tensor, Tensor]:
     (world,) = settings.worlds([])
-    return world.weights, world.log_bayes
+    return points_of(world)
 
 
 def _hold(make: Points, seed: int) -> Outcome:

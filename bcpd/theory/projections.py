@@ -135,11 +135,12 @@ def random_line(seed: int, num_classes: int = 2) -> GaussianMixture:
 
 
 def bent_table(seed: int) -> FiniteMixture:
-    """Nine points in the plane, three classes; p* is a linear softmax bent by a saddle: the class misses it, always."""
+    """Nine points in the plane, three classes; p* is a linear softmax bent by a turned saddle: it is missed, always."""
     draw = generator(seed, "bent table")
     x = torch.cartesian_prod(*(torch.linspace(-1.0, 1.0, 3, dtype=torch.float64),) * 2)
     theta = 0.8 * (torch.rand(3, 3, generator=draw, dtype=torch.float64) - 0.5)
-    bend = torch.tensor([3.0, -3.0, 0.0], dtype=torch.float64) * (x[:, :1].square() - x[:, 1:].square())
+    saddle = x[:, :1].square() - x[:, 1:].square() + x.prod(1, keepdim=True)
+    bend = torch.tensor([3.0, -3.0, 0.0], dtype=torch.float64) * saddle
     rows = (linear_design(x) @ theta + bend).softmax(1)
     return FiniteMixture(torch.full((9,), 1 / 9), rows, x)
 

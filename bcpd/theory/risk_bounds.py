@@ -20,7 +20,7 @@ from bcpd.measure.bounds import ExcessRiskBounds, excess_risk_of_kl, tipped, wor
 from bcpd.mixtures import FiniteMixture, GaussianMixture
 from bcpd.seeds import derive, generator
 from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial
-from bcpd.theory.excess_risk import EXACT, SIZES, teachers
+from bcpd.theory.excess_risk import EXACT, SIZES, points_of, teachers
 from bcpd.theory.finite_tables import default_tables, random_rows, world_name
 from bcpd.theory.worlds import sample_world
 
@@ -48,7 +48,7 @@ def _of_sample(settings: Settings, seed: int) -> tuple[Tensor, Tensor]:
     means = 1.5 * torch.randn(3, 30, generator=generator(seed, "means"), dtype=torch.float64) / 30**0.5
     mixture = GaussianMixture(means, 1.0, priors=[0.5, 0.3, 0.2])
     (world,) = settings.worlds([sample_world(mixture, 10_000, seed, "Monte Carlo 30-D")])
-    return world.weights, world.log_bayes
+    return points_of(world)
 
 
 def _places(settings: Settings, seed: int) -> list[tuple[str, str, Points]]:

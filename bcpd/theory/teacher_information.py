@@ -184,7 +184,8 @@ def _strength_trials(
     settings: Settings, claim: str, run: Callable[[Table, float, str | None], Outcome], control: str
 ) -> Sequence[Trial]:
     name, trials = world_name(settings), []
-    for detail, table in _tables(settings, derive(settings.seed, claim)):
+    tables = _tables(settings, derive(settings.seed, claim))
+    for detail, table in tables if settings.full or settings.mixture is not None else tables[1:2]:
         if settings.mixture is not None and bool((table()[1] <= 0).any()):
             continue  # impossible classes have no logits to move
         for strength in STRENGTHS if settings.full else STRENGTHS[:1]:

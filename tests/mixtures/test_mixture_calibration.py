@@ -48,6 +48,22 @@ def test_the_first_score_is_the_direction_of_a_wrong_scale() -> None:
         assert float(scores[0].abs()) == float(scores.abs().max())
 
 
+def test_true_rows_in_the_place_of_labels_give_the_mean_of_the_scores() -> None:
+    """The mean over 30 samples of labels at fixed x, within 5 standard errors of each of the 19 scores."""
+    mixture = GaussianMixture([[-1.0], [0.5], [2.5]], 1.2)
+    wrong = GaussianMixture([[-1.0], [0.5], [2.5]], 1.5)
+    x, _ = mixture.sample(20_000, 0)
+    truth, stated = mixture.posterior(x), wrong.log_posterior(x)
+    expected = calibration_z(x, truth, stated)
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.stack(
+        [calibration_z(x, torch.multinomial(truth, 1, generator=draw)[:, 0], stated) for _ in range(30)]
+    )
+    assert float(expected.abs().max()) > 8
+    assert bool(((drawn.mean(0) - expected).abs() < 5 * drawn.std(0) / math.sqrt(30) + 0.05).all())
+    assert float(calibration_z(x, truth, truth.log()).abs().max()) < 1e-9
+
+
 def test_temperature_is_noticed_in_both_directions() -> None:
     mixture = paper_toy(num_classes=4, dimension=6, variance=2.0)
     x, y = mixture.sample(100_000, seed=0)
@@ -80,7 +96,10 @@ def test_the_number_of_scores_is_as_documented() -> None:
     ("x", "y", "log_p", "message"),
     [
         ([[0.0]], [0, 1], [[-0.7, -0.7]] * 2, r"x must have shape \(n, \.\.\.\).*received \(1, 1\) and \(2, 2\)"),
-        ([[0.0], [1.0]], [0], [[-0.7, -0.7]] * 2, r"y must have shape \(2,\), received \(1,\)"),
+        ([[0.0], [1.0]], [0], [[-0.7, -0.7]] * 2, r"y must have shape \(2,\) or \(2, 2\), received \(1,\)"),
+        ([[0.0], [1.0]], [[0.5, 0.5]], [[-0.7, -0.7]] * 2, r"or \(2, 2\), received \(1, 2\)"),
+        ([[0.0], [1.0]], [[0.5, 0.6]] * 2, [[-0.7, -0.7]] * 2, "y must be rows of probabilities"),
+        ([[0.0], [1.0]], [0.0, 1.0], [[-0.7, -0.7]] * 2, "y must be integers"),
         ([[0.0], [1.0]], [0, 2], [[-0.7, -0.7]] * 2, r"y must lie in 0\.\.1, received 2"),
         ([[0.0], [1.0]], [0, 1], [-0.7, -0.7], r"log_posterior \(n, K\)"),
     ],

@@ -77,7 +77,7 @@ def test_a_fault_that_raises_turns_its_check_red() -> None:
 
 def test_a_mutant_that_does_not_apply_is_an_error() -> None:
     with (
-        pytest.raises(ValueError, match="must occur exactly once .* occurs 0 times"),
+        pytest.raises(ValueError, match=r"must occur exactly once .* occurs 0 times"),
         mutated(replace(HALVED, old="?")),
     ):
         pass
@@ -85,7 +85,7 @@ def test_a_mutant_that_does_not_apply_is_an_error() -> None:
         pass
     with pytest.raises(ValueError, match="function of the package"), mutated(replace(HALVED, target="torch:Tensor")):
         pass
-    with pytest.raises(ValueError, match="has the checks .*received 'risk-identity/mse/nowhere'"):
+    with pytest.raises(ValueError, match=r"has the checks .*received 'risk-identity/mse/nowhere'"):
         fate(replace(HALVED, check="risk-identity/mse/nowhere"))
     with pytest.raises(ValueError, match="must belong to a claim"):
         fate(replace(HALVED, check="no-such-claim/mse"))
