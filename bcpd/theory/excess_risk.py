@@ -29,8 +29,9 @@ def teachers(log_bayes: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
     r"""Log-probabilities of teachers near and far from p*, by name: ``(n, K)`` each.
 
     Noise on the log-odds (three sizes), smoothing, sharpening, the uniform row (all classes tie), the classes turned
-    round at half of the points (and sharpened), and the cheapest mistake at every point
-    (:func:`bcpd.measure.bounds.tipped`).
+    round at half of the points (and sharpened), the cheapest mistake at every point
+    (:func:`bcpd.measure.bounds.tipped`), and two that err by one entry, at the cost or to the gain of the classes that
+    do not decide.
     """
     draw = generator(seed, "teachers")
     logits = log_bayes.clamp(min=-30)
@@ -44,6 +45,21 @@ def teachers(log_bayes: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
     half = torch.rand(len(bayes), 1, generator=draw, dtype=torch.float64) < 0.5
     yield "turned", (2 * torch.where(half, logits.roll(1, -1), logits)).log_softmax(-1)
     yield "tipped", tipped(bayes).log()
+    yield from (("raised", _one_sided(bayes, 1).log()), ("lowered", _one_sided(bayes, 0).log()))
+
+
+def _one_sided(bayes: Tensor, moved: int) -> Tensor:
+    """The second entry raised above the first (``moved`` 1), or the first lowered below it (0); the rest is scaled.
+
+    Rows whose other entries hold less than the gap stay as they are.
+    """
+    top, place = bayes.topk(2, -1)
+    step = (1 + 1e-6) * (top[:, :1] - top[:, 1:])
+    rest = 1 - top.sum(-1, keepdim=True)
+    scale = (rest - step if moved else rest + step) / rest.clamp(min=1e-300)
+    entry = top[:, 1:] + step if moved else top[:, :1] - step
+    changed = (bayes * scale).scatter(-1, place, top).scatter(-1, place[:, moved : moved + 1], entry)
+    return torch.where(rest > 1.001 * step, changed, bayes)
 
 
 def points_of(world: World, most: int = 10_000) -> tuple[Tensor, Tensor]:

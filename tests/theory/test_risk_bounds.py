@@ -85,7 +85,7 @@ def test_the_paired_estimate_is_far_more_precise_than_counting_errors() -> None:
 def test_teachers_are_rows_of_probabilities_near_and_far() -> None:
     bayes = FiniteMixture([0.5, 0.5], [[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]]).rows
     every = dict(teachers(bayes.log(), 0))
-    assert len(every) == 8
+    assert len(every) == 10
     for log_q in every.values():
         assert torch.allclose(log_q.exp().sum(-1), torch.ones(2).double())
     assert torch.equal(every["smoothed"].argmax(-1)[:1], bayes.argmax(-1)[:1])
