@@ -83,7 +83,7 @@ def test_no_module_imports_against_the_direction() -> None:
         ("bcpd.measure.metrics", "from bcpd.mixtures import Mixture"),
         ("bcpd.measure.metrics", "from bcpd import nets"),
         ("bcpd.stats", "from bcpd.measure import distance"),
-        ("bcpd.theory.claims", "from bcpd.train import fit"),
+        ("bcpd.theory.scores.identities", "from bcpd.train import fit"),
         ("bcpd.train.fit", "from ..runs import store"),
         ("bcpd.runs.sweep", "from experiments import toy"),
         ("bcpd.report.page", "from bcpd.cli import main"),

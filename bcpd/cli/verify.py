@@ -166,7 +166,7 @@ def _described(claim: Claim) -> dict[str, Any]:
 def _find_loss(name: str) -> Loss:
     """A loss by name, or a user's ``module:function``, looked up from the working directory too."""
     from bcpd.losses import LOSSES, Loss
-    from bcpd.theory.own_loss import loss_from_callable
+    from bcpd.theory.scores.own_loss import loss_from_callable
 
     if name in LOSSES:
         return LOSSES[name]

@@ -3,7 +3,7 @@ r"""Strictly proper scores of softmax probabilities: their population minimiser 
 Each is the score of a strictly convex G on the simplex (Gneiting & Raftery 2007, section 2; Savage 1971):
 :math:`\ell(k, q) = -G(q) - \langle \nabla G(q), e_k - q \rangle`, possibly plus a constant that depends on the outcome
 k alone. Then :math:`E\,\ell(y, q) = E\,H_\ell(p^*) + E\,d_\ell(p^*, q)` with the Bregman divergence of G as
-:math:`d_\ell`, truth first. :mod:`bcpd.theory.bregman` makes the losses from G alone, and compares.
+:math:`d_\ell`, truth first. :mod:`bcpd.theory.scores.bregman` makes the losses from G alone, and compares.
 
 Regularity: all but the logarithmic score are bounded, with finite entropies and divergences up to the boundary of the
 simplex. The logarithmic score is finite wherever :math:`q_k > 0` or the outcome k has probability 0.

@@ -5,14 +5,14 @@ samples until CE beats MSE in my mixture?) and, in :mod:`bcpd.measure`, ``excess
 risk within the bound?).
 """
 
-from bcpd.theory.asymptotics import Asymptotics, asymptotics, efficiency_ratio
+from bcpd.theory.asymptotic.asymptotics import Asymptotics, asymptotics, efficiency_ratio
+from bcpd.theory.asymptotic.samples import Crossover, samples_until
 from bcpd.theory.check import Check, verdict
 from bcpd.theory.claim import Claim, Outcome, Settings, Trainer, Trial
-from bcpd.theory.own_loss import loss_from_callable
-from bcpd.theory.propriety import Propriety, propriety
-from bcpd.theory.samples import Crossover, samples_until
+from bcpd.theory.scores.own_loss import loss_from_callable
+from bcpd.theory.scores.propriety import Propriety, propriety
+from bcpd.theory.scores.versions import CONTROLS, MATRIX, Version, version
 from bcpd.theory.suite import CLAIMS, LEVELS, false_alarm_bound, find_claims, plan, run_checks
-from bcpd.theory.versions import CONTROLS, MATRIX, Version, version
 
 __all__ = [
     "CLAIMS",

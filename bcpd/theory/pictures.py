@@ -14,10 +14,10 @@ from torch import Tensor
 from bcpd.losses import LOSSES, focal, label_smoothing
 from bcpd.mixtures import FAMILIES
 from bcpd.seeds import derive
-from bcpd.theory.claims import random_network
 from bcpd.theory.linear import linear_design, logits, minimise
-from bcpd.theory.theorem1 import contaminated_line
-from bcpd.theory.versions import Version, version
+from bcpd.theory.scores.identities import random_network
+from bcpd.theory.scores.theorem1 import contaminated_line
+from bcpd.theory.scores.versions import Version, version
 from bcpd.theory.worlds import quadrature_world, rational_world
 
 __all__ = ["pictures"]

@@ -9,40 +9,27 @@ from typing import get_args
 from bcpd.losses import Loss
 from bcpd.mixtures import Mixture
 from bcpd.seeds import derive
-from bcpd.theory import (
-    bayes_errors,
+from bcpd.theory.asymptotic import efficiency, misspecified, robustness
+from bcpd.theory.bounds import excess_risk, label_error, low_noise, risk_bounds
+from bcpd.theory.check import Check
+from bcpd.theory.claim import Claim, Level, Settings, Trainer, Trial
+from bcpd.theory.distilled import (
     cross_fitting,
-    data_checks,
-    decompositions,
     distilled_bias,
     distilled_risk,
     distilled_variance,
-    divergences,
-    efficiency,
     exact_teacher,
-    excess_risk,
     finite_class,
     gradient_noise,
-    improper,
-    instruments,
     interpolation,
-    invariances,
-    label_error,
-    low_noise,
-    misspecified,
     mixing_weight,
     noisy_targets,
-    released_claims,
-    risk_bounds,
-    savage,
     semiparametric,
     student,
-    teacher_information,
-    theorem1,
-    votes,
 )
-from bcpd.theory.check import Check
-from bcpd.theory.claim import Claim, Level, Settings, Trainer, Trial
+from bcpd.theory.instruments import bayes_errors, data_checks, invariances, released_claims, standard_errors, votes
+from bcpd.theory.parts import decompositions, divergences, teacher_information
+from bcpd.theory.scores import improper, savage, theorem1
 
 __all__ = ["BUDGET", "CLAIMS", "LEVELS", "Step", "false_alarm_bound", "find_claims", "plan", "run_checks"]
 
@@ -75,12 +62,13 @@ CLAIMS: tuple[Claim, ...] = (
     *decompositions.CLAIMS,
     *teacher_information.CLAIMS,
     *misspecified.CLAIMS,
+    *robustness.CLAIMS,
     *efficiency.CLAIMS,
     *data_checks.CLAIMS,
     *invariances.CLAIMS,
     *bayes_errors.CLAIMS,
     *votes.CLAIMS,
-    *instruments.CLAIMS,
+    *standard_errors.CLAIMS,
     *savage.CLAIMS,
     *exact_teacher.CLAIMS,
     *released_claims.CLAIMS,

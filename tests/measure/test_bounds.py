@@ -24,7 +24,7 @@ from bcpd.testing import (
     simplex_rows,
     simplex_rows_with_zeros,
 )
-from bcpd.theory.excess_risk import linear_rule_risk
+from bcpd.theory.bounds.excess_risk import linear_rule_risk
 
 COUNTS = st.integers(2, 4).flatmap(lambda k: st.lists(st.integers(0, 12), min_size=k, max_size=k).filter(any))
 

@@ -18,7 +18,7 @@ from bcpd.measure.votes import majority_of_the_others, squared_distance_from_vot
 from bcpd.mixtures import GaussianMixture
 from bcpd.seeds import generator
 from bcpd.testing import simplex_rows, simplex_rows_with_zeros
-from bcpd.theory.votes import draw_votes
+from bcpd.theory.instruments.votes import draw_votes
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = [Path(os.environ["BCPD_DATA"])] if "BCPD_DATA" in os.environ else []

@@ -8,7 +8,7 @@ import pytest
 from trying import settings_at, tried
 
 from bcpd.mixtures import FAMILIES
-from bcpd.theory.bayes_errors import ANALYTIC, CLAIMS, QUICK
+from bcpd.theory.instruments.bayes_errors import ANALYTIC, CLAIMS, QUICK
 
 SAMPLED, CLOSED = CLAIMS
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bcpd.losses import LOSSES, power
-from bcpd.theory.bregman import SCORES, Score, power_score
+from bcpd.theory.scores.bregman import SCORES, Score, power_score
 
 mpmath.mp.dps = 40
 

@@ -26,10 +26,10 @@ from bcpd.theory import (
     verdict,
     version,
 )
-from bcpd.theory.claims import gradient_identity, own_metric, random_network, risk_identity
 from bcpd.theory.linear import linear_design, logits, minimise, table_design
-from bcpd.theory.own_loss import loss_from_callable
-from bcpd.theory.versions import LOSSES_CHECKED, effects_on
+from bcpd.theory.scores.identities import gradient_identity, own_metric, random_network, risk_identity
+from bcpd.theory.scores.own_loss import loss_from_callable
+from bcpd.theory.scores.versions import LOSSES_CHECKED, effects_on
 from bcpd.theory.worlds import finite_world, quadrature_world, rational_world, sample_world
 from bcpd.train import Recipe, fit, followed_gradient
 

@@ -10,7 +10,7 @@ from trying import settings_at, tried
 
 from bcpd.mixtures import FAMILIES, GaussianMixture
 from bcpd.theory import Settings
-from bcpd.theory.data_checks import CLAIMS, GOAL, QUICK_FAMILIES
+from bcpd.theory.instruments.data_checks import CLAIMS, GOAL, QUICK_FAMILIES
 
 CALIBRATION, DISTANCE = CLAIMS
 

@@ -16,8 +16,9 @@ from bcpd.measure import distance_of_probabilities
 from bcpd.measure.decomposition import mean_posterior
 from bcpd.mixtures import FiniteMixture
 from bcpd.testing import finite_mixtures, row_tables, simplex_rows
-from bcpd.theory import Settings, decompositions
-from bcpd.theory.decompositions import DUAL_MEANS, PROPER, calibration_and_grouping
+from bcpd.theory import Settings
+from bcpd.theory.parts import decompositions
+from bcpd.theory.parts.decompositions import DUAL_MEANS, PROPER, calibration_and_grouping
 
 
 @pytest.mark.parametrize("seed", SEEDS)

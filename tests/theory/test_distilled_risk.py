@@ -16,18 +16,24 @@ from bcpd.losses import LOSSES
 from bcpd.mixtures import FiniteMixture
 from bcpd.seeds import generator
 from bcpd.testing import row_tables, simplex_rows
-from bcpd.theory import distilled_bias, distilled_risk, distilled_variance, noisy_targets
-from bcpd.theory.distilled_bias import attaining_case, bias_bounds, risk_bias
-from bcpd.theory.distilled_risk import risk_error
-from bcpd.theory.distilled_variance import Case, label_variance, sample_mean_error, target_variance, variance_gap
-from bcpd.theory.finite_tables import beta_nodes, default_tables, every_sample, largest_size, outcome_losses
-from bcpd.theory.noisy_targets import (
+from bcpd.theory.distilled import distilled_bias, distilled_risk, distilled_variance, noisy_targets
+from bcpd.theory.distilled.distilled_bias import attaining_case, bias_bounds, risk_bias
+from bcpd.theory.distilled.distilled_risk import risk_error
+from bcpd.theory.distilled.distilled_variance import (
+    Case,
+    label_variance,
+    sample_mean_error,
+    target_variance,
+    variance_gap,
+)
+from bcpd.theory.distilled.noisy_targets import (
     dirichlet_target_mse,
     matching_concentration,
     mixture_target_mse,
     mixture_targets,
     one_hot_target_mse,
 )
+from bcpd.theory.finite_tables import beta_nodes, default_tables, every_sample, largest_size, outcome_losses
 
 MODULES = (distilled_variance, distilled_bias, distilled_risk, noisy_targets)
 

@@ -12,8 +12,8 @@ from trying import SEEDS, settings_at, tried
 
 from bcpd import simplex
 from bcpd.testing import pairs, simplex_rows_with_zeros
-from bcpd.theory import divergences
-from bcpd.theory.divergences import (
+from bcpd.theory.parts import divergences
+from bcpd.theory.parts.divergences import (
     LINKS,
     SEARCH,
     TRIPLE,

@@ -12,7 +12,7 @@ from trying import settings_at, tried
 
 from bcpd import simplex
 from bcpd.testing import row_tables, simplex_rows, simplex_rows_with_zeros
-from bcpd.theory.exact_teacher import CLAIMS, tempered, tempered_teacher_minimiser
+from bcpd.theory.distilled.exact_teacher import CLAIMS, tempered, tempered_teacher_minimiser
 
 TEMPERATURES = st.floats(0.3, 20)
 

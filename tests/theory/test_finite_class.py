@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from trying import settings_at, tried
 
-from bcpd.theory.finite_class import CLAIMS, FALSE_ALARM, bernstein_margin, most_violations
+from bcpd.theory.distilled.finite_class import CLAIMS, FALSE_ALARM, bernstein_margin, most_violations
 
 
 @pytest.mark.parametrize("seed", [0, 1])

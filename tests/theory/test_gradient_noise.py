@@ -10,14 +10,14 @@ from trying import settings_at, tried
 from bcpd.losses import LOSSES
 from bcpd.nets import Net
 from bcpd.testing import nets, row_tables
-from bcpd.theory.gradient_noise import (
+from bcpd.theory.distilled.gradient_noise import (
     CLAIMS,
     covariance_gradient_noise,
     label_gradient_noise,
     noisy_gradient_noise,
     probability_jacobian,
 )
-from bcpd.theory.noisy_targets import one_hot_target_mse
+from bcpd.theory.distilled.noisy_targets import one_hot_target_mse
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -14,9 +14,9 @@ from trying import settings_at, tried
 from bcpd import simplex
 from bcpd.losses import LOSSES, focal, tempered_ce
 from bcpd.mixtures import FAMILIES, FiniteMixture
-from bcpd.theory.improper import CLAIMS
-from bcpd.theory.improper_cases import CASES, MORE, SEPARATION, numeric_minimiser, plain_rows
-from bcpd.theory.own_loss import loss_from_callable
+from bcpd.theory.scores.improper import CLAIMS
+from bcpd.theory.scores.improper_cases import CASES, MORE, SEPARATION, numeric_minimiser, plain_rows
+from bcpd.theory.scores.own_loss import loss_from_callable
 
 MINIMISER, CORRECTION = CLAIMS
 

@@ -14,9 +14,9 @@ from trying import SEEDS, settings_at, tried
 from bcpd import simplex
 from bcpd.mixtures import FiniteMixture
 from bcpd.testing import finite_mixtures, row_tables
-from bcpd.theory import teacher_information
 from bcpd.theory.finite_tables import random_table
-from bcpd.theory.information import (
+from bcpd.theory.parts import teacher_information
+from bcpd.theory.parts.information import (
     centroids,
     cmi,
     cmi_by_definition,

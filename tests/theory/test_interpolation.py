@@ -10,7 +10,7 @@ from trying import settings_at, tried
 
 from bcpd import simplex
 from bcpd.seeds import generator
-from bcpd.theory.interpolation import CLAIMS, linear_world, sgd, stationary_error
+from bcpd.theory.distilled.interpolation import CLAIMS, linear_world, sgd, stationary_error
 
 INTERPOLATES, HOVERS = CLAIMS
 

@@ -8,7 +8,7 @@ from trying import settings_at, tried
 
 from bcpd.mixtures import FAMILIES, GaussianMixture, Mixture
 from bcpd.theory import Settings
-from bcpd.theory.invariances import CLAIMS, QUICK
+from bcpd.theory.instruments.invariances import CLAIMS, QUICK
 
 (CLAIM,) = CLAIMS
 

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from bcpd.losses import LOSSES, confidence_penalty, focal, label_smoothing, power
 from bcpd.losses.loss import softmax
-from bcpd.theory.bregman import SCORES
-from bcpd.theory.own_loss import loss_from_callable
-from bcpd.theory.propriety import propriety
+from bcpd.theory.scores.bregman import SCORES
+from bcpd.theory.scores.own_loss import loss_from_callable
+from bcpd.theory.scores.propriety import propriety
 
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:

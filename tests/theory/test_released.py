@@ -12,7 +12,7 @@ from trying import settings_at, tried
 from bcpd import simplex
 from bcpd.losses import LOSSES
 from bcpd.testing import simplex_rows
-from bcpd.theory import released, released_claims
+from bcpd.theory.instruments import released, released_claims
 
 
 def test_claims_hold_and_controls_fail_at_a_fixed_seed() -> None:

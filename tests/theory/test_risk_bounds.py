@@ -17,10 +17,10 @@ from bcpd.measure import distance
 from bcpd.measure.bounds import worst_excess
 from bcpd.mixtures import FiniteMixture, GaussianMixture
 from bcpd.testing import finite_mixtures, row_tables, simplex_rows
-from bcpd.theory import excess_risk, label_error, low_noise, risk_bounds
-from bcpd.theory.excess_risk import decision_boundaries, linear_rule_risk, teachers
-from bcpd.theory.label_error import argmax_error_bound, sampled_error_bound, sampled_label_error
-from bcpd.theory.low_noise import low_noise_bound, low_noise_constant, undecided_world
+from bcpd.theory.bounds import excess_risk, label_error, low_noise, risk_bounds
+from bcpd.theory.bounds.excess_risk import decision_boundaries, linear_rule_risk, teachers
+from bcpd.theory.bounds.label_error import argmax_error_bound, sampled_error_bound, sampled_label_error
+from bcpd.theory.bounds.low_noise import low_noise_bound, low_noise_constant, undecided_world
 
 CLAIMS = (*excess_risk.CLAIMS, *risk_bounds.CLAIMS, *label_error.CLAIMS, *low_noise.CLAIMS)
 

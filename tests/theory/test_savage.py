@@ -13,9 +13,9 @@ from trying import settings_at, tried
 
 from bcpd.losses import LOSSES
 from bcpd.mixtures import FAMILIES
-from bcpd.theory.bregman import SCORES, Score
-from bcpd.theory.own_loss import loss_from_callable
-from bcpd.theory.savage import CLAIMS, identity_of_score
+from bcpd.theory.scores.bregman import SCORES, Score
+from bcpd.theory.scores.own_loss import loss_from_callable
+from bcpd.theory.scores.savage import CLAIMS, identity_of_score
 from bcpd.theory.worlds import rational_world
 
 

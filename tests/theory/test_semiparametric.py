@@ -13,12 +13,12 @@ from bcpd.losses import LOSSES
 from bcpd.nets import Views
 from bcpd.seeds import generator
 from bcpd.testing import losses, simplex_rows
-from bcpd.theory import cross_fitting, mixing_weight, semiparametric
-from bcpd.theory.cross_fitting import cross_fitted, fold_indices
-from bcpd.theory.distilled_risk import risk_error
-from bcpd.theory.distilled_variance import label_variance
-from bcpd.theory.mixing_weight import mixed_risk_error, optimal_share
-from bcpd.theory.semiparametric import corrected_target
+from bcpd.theory.distilled import cross_fitting, mixing_weight, semiparametric
+from bcpd.theory.distilled.cross_fitting import cross_fitted, fold_indices
+from bcpd.theory.distilled.distilled_risk import risk_error
+from bcpd.theory.distilled.distilled_variance import label_variance
+from bcpd.theory.distilled.mixing_weight import mixed_risk_error, optimal_share
+from bcpd.theory.distilled.semiparametric import corrected_target
 
 SHARES = st.floats(0, 1)
 

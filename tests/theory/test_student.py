@@ -11,7 +11,7 @@ from trying import settings_at, tried
 
 from bcpd.measure.bounds import excess_risk_bounds_of_probabilities, tipped
 from bcpd.testing import row_tables
-from bcpd.theory.student import CLAIMS, StudentBound, student_bound
+from bcpd.theory.distilled.student import CLAIMS, StudentBound, student_bound
 
 Tables = tuple[Tensor, Tensor, Tensor, Tensor]
 

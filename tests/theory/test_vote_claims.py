@@ -11,8 +11,8 @@ from torch import Tensor
 from trying import SEEDS, settings_at, tried
 
 from bcpd.testing import simplex_rows
-from bcpd.theory import votes
-from bcpd.theory.votes import draw_votes, every_vote, vote_probabilities
+from bcpd.theory.instruments import votes
+from bcpd.theory.instruments.votes import draw_votes, every_vote, vote_probabilities
 
 
 @pytest.mark.parametrize("seed", SEEDS)

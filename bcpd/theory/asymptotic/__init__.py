@@ -1,0 +1,1 @@
+"""Many samples: sandwich covariances of M-estimators, efficiency, and the projections of a misspecified class."""
