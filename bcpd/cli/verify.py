@@ -197,6 +197,9 @@ def _list(claims: Sequence[Claim]) -> None:
             out.print(f"  {control}: {wrong}", markup=False, highlight=False)
 
 
+CONTROLS = "controls that failed, as they must"
+
+
 def _print(checks: Sequence[Check], fates: Sequence[Fate]) -> None:
     """A row for each claim; for a few claims a row for each place. Then what came out otherwise, and the mutants."""
     few = len({check.claim for check in checks}) <= MANY_CLAIMS
@@ -207,7 +210,7 @@ def _print(checks: Sequence[Check], fates: Sequence[Fate]) -> None:
             key += (check.loss, check.world, check.detail)
         groups.setdefault(key, []).append(check)
     places = ("loss", "world", "detail") if few else ("tried in",)
-    table = Table("claim", *places, "value", "bound", "tightness", "holds", "controls that failed, as they must")
+    rows: list[dict[str, str]] = []
     for key, members in groups.items():
         claims = [check for check in members if check.role == "claim"]
         controls = [check for check in members if check.role == "control"]
@@ -215,17 +218,26 @@ def _print(checks: Sequence[Check], fates: Sequence[Fate]) -> None:
         tight = [check.tightness for check in claims if check.tightness is not None]
         failed = f"{sum(not check.holds for check in controls)} of {len(controls)}"
         tried = len({(check.world, check.loss, check.detail) for check in members})
-        where = list(key[1:]) if few else [f"{tried} places" if tried > 1 else "1 place"]
+        where = key[1:] if few else (f"{tried} places" if tried > 1 else "1 place",)
+        error = None if worst is None or worst.difference is None else f"{worst.difference:.2g} ± {worst.stderr:.1g}"
         holds = all(check.holds for check in claims)
-        table.add_row(
-            key[0],
-            *where,
-            f"{worst.value:.2g}" if worst else "",
-            f"{worst.bound:g}" if worst else "",
-            f"{max(tight):.4f}" if tight else "",
-            "" if not claims else "[green]yes[/]" if holds else "[bold red]NO[/]",
-            failed if all(check.as_expected for check in controls) else f"[bold red]{failed}[/]",
+        rows.append(
+            {
+                "claim": key[0],
+                **dict(zip(places, where, strict=True)),
+                "value": f"{worst.value:.2g}" if worst else "",
+                "bound": f"{worst.bound:g}" if worst else "",
+                "found less claimed": error or "",
+                "tightness": f"{max(tight):.4f}" if tight else "",
+                "holds": "" if not claims else "[green]yes[/]" if holds else "[bold red]NO[/]",
+                CONTROLS: failed if all(check.as_expected for check in controls) else f"[bold red]{failed}[/]",
+            }
         )
+    empty = {"loss": "-", "detail": "", "found less claimed": "", "tightness": ""}
+    columns = [name for name in rows[0] if any(row[name] != empty.get(name) for row in rows)] if rows else ["claim"]
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
     out.print(table)
     for check in checks:
         if not check.as_expected:

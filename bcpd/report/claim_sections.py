@@ -132,6 +132,9 @@ def _places(places: Sequence[Margin]) -> dict[str, Any]:
         "value": lambda place: scientific(place.worst.value),
         "bound": lambda place: round_number(place.worst.bound),
         "share used": lambda place: scientific(place.used),
+        "found less claimed": lambda place: (
+            "" if place.worst.difference is None else scientific(place.worst.difference)
+        ),
         "standard error": lambda place: "" if place.worst.stderr is None else scientific(place.worst.stderr),
         "attains": lambda place: "" if place.tightness is None else attained(place.tightness),
         "tries": lambda place: f"{place.holds} of {place.tries} hold",

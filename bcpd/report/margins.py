@@ -14,7 +14,7 @@ from bcpd.theory import Check
 
 __all__ = ["Margin", "Rejection", "attained", "checks_of", "is_harmless", "margins", "missed", "rejections", "used"]
 
-_SINCE = ("claim", "control", "detail", "comparisons", "stderr", "tightness")
+_SINCE = ("claim", "control", "detail", "comparisons", "stderr", "tightness", "difference")
 """Fields that older files lack: there the id says which claim and which wrong version it was."""
 
 
@@ -85,7 +85,8 @@ def checks_of(records: Sequence[Mapping[str, Any]]) -> list[Check]:
         check_keys(record, [name for name in names if name not in _SINCE], "a check")
         values = {name: record[name] for name in names if name in record}
         values |= {name: as_float(record[name]) for name in ("value", "bound")}
-        values |= {name: as_float(value) for name in ("stderr", "tightness") if (value := record.get(name)) is not None}
+        numbers = ("stderr", "tightness", "difference")
+        values |= {name: as_float(value) for name in numbers if (value := record.get(name)) is not None}
         checks.append(Check(**{**_read_off(record), **values}))
     return checks
 

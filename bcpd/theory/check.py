@@ -29,8 +29,9 @@ class Check:
         control: which wrong version was tried, ``None`` for the claim itself.
         detail: what else tells it from the claim's other checks.
         comparisons: how many Monte Carlo numbers the value is the largest of; 0 where chance has no part.
-        stderr: of the value, where there is one worth showing.
+        stderr: the standard error of ``difference``, or of the value where there is no difference.
         tightness: for an inequality, the largest attained share of its bound.
+        difference: where the value is a number of standard errors: what was found less what is claimed.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Check:
     comparisons: int = 0
     stderr: float | None = None
     tightness: float | None = None
+    difference: float | None = None
 
     @classmethod
     def of(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from bcpd.losses import Loss
@@ -31,8 +32,9 @@ class Outcome:
         value: an absolute or relative error, a number of standard errors, or a signed gap.
         bound: its tolerance.
         comparisons: how many Monte Carlo numbers the value is the largest of; 0 where chance has no part.
-        stderr: of the value, where there is one worth showing.
+        stderr: the standard error of ``difference``, or of the value where there is no difference.
         tightness: for an inequality, the largest attained share of its bound, in [0, 1].
+        difference: where the value is a number of standard errors: what was found less what is claimed.
     """
 
     value: float
@@ -40,6 +42,33 @@ class Outcome:
     comparisons: int = 0
     stderr: float | None = None
     tightness: float | None = None
+    difference: float | None = None
+
+
+STANDARD_ERRORS = 5.0
+"""A Monte Carlo number may lie this many of its standard errors from what is claimed."""
+
+
+def monte_carlo(found: Tensor | float, stderr: Tensor | float, claimed: Tensor | float = 0.0) -> Outcome:
+    """Numbers with their standard errors ``(m,)`` against what they should be; the one that is farthest off counts."""
+    spread = torch.as_tensor(stderr, dtype=torch.float64).reshape(-1)
+    difference = torch.as_tensor(found, dtype=torch.float64).reshape(-1) - claimed
+    # a number without spread is right or wrong, not nearly right
+    scores = torch.where(difference == 0, 0.0, difference.abs() / spread)
+    worst = int(scores.argmax())
+    return Outcome(
+        float(scores[worst]),
+        STANDARD_ERRORS,
+        comparisons=len(scores),
+        stderr=float(spread[worst]),
+        difference=float(difference[worst]),
+    )
+
+
+def sampled_mean(values: Tensor, claimed: Tensor | float = 0.0) -> Outcome:
+    """Means over ``(n,)`` or ``(n, m)`` independent values against what they should be."""
+    spread, mean = torch.std_mean(values.double(), 0)
+    return monte_carlo(mean, spread / len(values) ** 0.5, claimed)
 
 
 class Trainer(NamedTuple):
@@ -173,6 +202,7 @@ class Claim:
             comparisons=outcome.comparisons,
             stderr=outcome.stderr,
             tightness=outcome.tightness,
+            difference=outcome.difference,
         )
 
     def name_of(self, trial: Trial) -> str:

@@ -30,11 +30,10 @@ from bcpd.theory.asymptotic.regular import (
     two_gaussians,
     two_gaussians_on_nodes,
 )
-from bcpd.theory.claim import Claim, Outcome, Settings, Trial
+from bcpd.theory.claim import STANDARD_ERRORS, Claim, Outcome, Settings, Trial, monte_carlo
 
 __all__ = ["CLAIMS"]
 
-STANDARD_ERRORS = 5.0
 LARGE = 32_000
 PROPER = ("mse", "spherical", "power", "ranked_probability")
 SEPARATIONS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, 5.0)
@@ -79,7 +78,8 @@ def _simulated_order(place: Place, seed: int, full: bool, control: str | None) -
     """By how many standard errors the Brier score's MSE lies below the cross-entropy's, on the same data sets."""
     difference = simulated(place, seed, full)[0].mean("mse", "mse", minus="ce")
     sign = -1.0 if control is None else 1.0
-    return Outcome(sign * difference.value / difference.stderr, STANDARD_ERRORS, comparisons=1)
+    score = sign * difference.value / difference.stderr
+    return Outcome(score, STANDARD_ERRORS, comparisons=1, stderr=difference.stderr, difference=difference.value)
 
 
 # ------------------------------------------------------------------------------------------------------- kl-half-rank
@@ -110,8 +110,7 @@ def _predicted_rank(place: Place, control: str | None) -> Outcome:
 
 def _simulated_rank(place: Place, seed: int, full: bool, control: str | None) -> Outcome:
     found = limit(*simulated(place, seed, full), "kl", "mse" if control == "brier" else "ce")
-    error = abs(found.value - _claimed_half_rank(place, control))
-    return Outcome(error / found.stderr, STANDARD_ERRORS, comparisons=1, stderr=found.stderr)
+    return monte_carlo(found.value, found.stderr, _claimed_half_rank(place, control))
 
 
 # ------------------------------------------------------------------------------------------------------- sandwich-mse
@@ -144,8 +143,7 @@ def _sandwich(place: Place, loss: str, seed: int, full: bool, control: str | Non
         matrix = predicted.fisher if control == "fisher" else predicted.hessian
         claimed = float((predicted.gram * torch.linalg.pinv(matrix, rtol=1e-9, hermitian=True)).sum())
     found = limit(*simulated(place, seed, full), "mse", loss)
-    error = abs(found.value - claimed)
-    return Outcome(error / found.stderr, STANDARD_ERRORS, comparisons=1, stderr=found.stderr)
+    return monte_carlo(found.value, found.stderr, claimed)
 
 
 def _flat(place: Place, loss: str, seed: int, full: bool, control: str | None) -> Outcome:
@@ -155,7 +153,8 @@ def _flat(place: Place, loss: str, seed: int, full: bool, control: str | None) -
     growth = (place.sizes[1] / place.sizes[0]) ** power
     change = growth * large.value / small.value - 1
     stderr = growth * large.value / small.value * math.hypot(large.stderr / large.value, small.stderr / small.value)
-    return Outcome(max(0.0, abs(change) - FLAT) / stderr, STANDARD_ERRORS, comparisons=1, stderr=stderr)
+    score = max(0.0, abs(change) - FLAT) / stderr
+    return Outcome(score, STANDARD_ERRORS, comparisons=1, stderr=stderr, difference=change)
 
 
 # ---------------------------------------------------------------------------------------------- efficiency-separation
@@ -196,7 +195,7 @@ def _ratios_grow(control: str | None) -> Outcome:
 def _simulated_ratio(separation: float, seed: int, replicas: int, control: str | None) -> Outcome:
     found = _ratio_at(separation, seed, replicas)
     claimed = 1.0 if control == "no_loss" else efficiency_ratio(two_gaussians(separation))
-    return Outcome(abs(found.value - claimed) / found.stderr, STANDARD_ERRORS, comparisons=1, stderr=found.stderr)
+    return monte_carlo(found.value, found.stderr, claimed)
 
 
 @lru_cache(maxsize=16)

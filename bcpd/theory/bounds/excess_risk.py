@@ -14,14 +14,13 @@ from torch import Tensor
 from bcpd.measure.bounds import tipped, worst_excess
 from bcpd.mixtures import GaussianMixture
 from bcpd.seeds import derive, generator
-from bcpd.theory.claim import Claim, Outcome, Settings, Trial
+from bcpd.theory.claim import Claim, Outcome, Settings, Trial, sampled_mean
 from bcpd.theory.finite_tables import default_tables, world_name
 from bcpd.theory.worlds import World, finite_world, sample_world
 
 __all__ = ["CLAIMS", "decision_boundaries", "linear_rule_risk", "points_of", "teachers"]
 
 EXACT = 1e-12
-STANDARD_ERRORS = 5.0
 SIZES = ((12, 2), (12, 3), (12, 5), (12, 8))
 
 
@@ -123,13 +122,7 @@ def _on_pairs(make: Callable[[], World], seed: int, control: str | None) -> Outc
     difference = errors[0] - errors[1] - _gap(control, world.bayes, log_q)
     if world.kind == "exact":
         return Outcome(float(world.mean(difference).abs()), EXACT)
-    return _standard_errors(difference, 0.0)
-
-
-def _standard_errors(values: Tensor, expected: float) -> Outcome:
-    spread, mean = (float(value) for value in torch.std_mean(values))
-    stderr = spread / math.sqrt(len(values))
-    return Outcome(abs(mean - expected) / stderr if stderr > 0 else 0.0, STANDARD_ERRORS, comparisons=1, stderr=1.0)
+    return sampled_mean(difference)
 
 
 def _on_a_line(control: str | None) -> Outcome:
@@ -180,7 +173,7 @@ def _in_space(settings: Settings, control: str | None) -> Outcome:
     x, _ = mixture.sample(200_000 if settings.full else 50_000, derive(settings.seed, "excess-risk-identity"))
     z = x @ tilted + 0.5
     log_q = torch.stack([-4 * z, 4 * z], -1).log_softmax(-1)
-    return _standard_errors(_gap(control, mixture.posterior(x), log_q), exact)
+    return sampled_mean(_gap(control, mixture.posterior(x), log_q), exact)
 
 
 def _trials(settings: Settings) -> Sequence[Trial]:

@@ -20,11 +20,9 @@ from bcpd.distill import Supervised
 from bcpd.mixtures import GaussianMixture
 from bcpd.nets import build
 from bcpd.seeds import derive, generator
-from bcpd.theory.claim import Claim, Outcome, Settings, Trial
+from bcpd.theory.claim import STANDARD_ERRORS, Claim, Outcome, Settings, Trial
 
 __all__ = ["CLAIMS", "cross_fitted", "fold_indices"]
-
-STANDARD_ERRORS = 5.0
 
 
 def fold_indices(n: int, folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -110,7 +108,7 @@ def _advantage(distances: Callable[..., tuple[Tensor, Tensor]], loss: str, contr
         mean = -mean
     stderr = float(spread) / math.sqrt(len(seen))
     value = -float(mean) / stderr if stderr else 0.0
-    return Outcome(value, -STANDARD_ERRORS, 1, stderr=1.0)
+    return Outcome(value, -STANDARD_ERRORS, 1, stderr=stderr, difference=-float(mean))
 
 
 def _trials(settings: Settings) -> Sequence[Trial]:

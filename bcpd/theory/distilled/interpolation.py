@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bcpd.losses import LOSSES
 from bcpd.seeds import derive, generator
-from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial
+from bcpd.theory.claim import STANDARD_ERRORS, Claim, Outcome, Picture, Settings, Trial
 from bcpd.theory.distilled.noisy_targets import mixture_targets
 from bcpd.theory.finite_tables import random_rows, rounded
 from bcpd.theory.linear import minimise
@@ -35,7 +35,6 @@ from bcpd.theory.linear import minimise
 __all__ = ["CLAIMS", "LinearWorld", "Stationary", "linear_world", "sgd", "stationary_error"]
 
 CONVERGED = 1e-8
-STANDARD_ERRORS = 5.0
 BLOCK = 64
 
 
@@ -177,7 +176,8 @@ def _geometric(path: Callable[[str | None], tuple[LinearWorld, Tensor]], control
     rates = torch.where(errors[-1] <= TO, math.log(FROM / TO) / steps, 0.0)
     claimed = -math.log(1 - BIG_STEP * (2 - BIG_STEP * world.smoothness) * world.curvature)
     stderr = float(rates.std()) / math.sqrt(len(rates)) / claimed
-    return Outcome(1 - float(rates.mean()) / claimed + STANDARD_ERRORS * stderr, 0.01, 1, stderr)
+    shortfall = 1 - float(rates.mean()) / claimed
+    return Outcome(shortfall + STANDARD_ERRORS * stderr, 0.01, 1, stderr, difference=shortfall)
 
 
 def _interpolation_trials(settings: Settings) -> Sequence[Trial]:

@@ -18,14 +18,12 @@ from torch import Tensor
 from bcpd.losses import LOSSES
 from bcpd.seeds import derive
 from bcpd.tensors import ArrayLike
-from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial
+from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial, sampled_mean
 from bcpd.theory.distilled.distilled_bias import risk_bias
 from bcpd.theory.distilled.distilled_variance import Case, cases, checked, variance_gap
 from bcpd.theory.finite_tables import random_table, rounded, world_name
 
 __all__ = ["CLAIMS", "mixed_risk_error", "optimal_share"]
-
-STANDARD_ERRORS = 5.0
 
 
 class _Parts(NamedTuple):
@@ -132,24 +130,19 @@ class _Simulation:
         return self.parts._replace(bias=0.0) if control == "forgotten_bias" else self.parts._replace(label=0.0)
 
 
-def _standard_errors(values: Tensor, claimed: float) -> float:
-    spread, mean = torch.std_mean(values)
-    return abs(float(mean) - claimed) * math.sqrt(len(values)) / float(spread)
-
-
 def _error_agrees(simulate: Callable[[], _Simulation], control: str | None = None) -> Outcome:
     """Of five shares, the largest number of standard errors between simulated and claimed error."""
     simulation = simulate()
     claimed = simulation.forgetting(control)
-    distances = [_standard_errors(simulation.errors(a).square(), claimed.error(a)) for a in SHARES]
-    return Outcome(max(distances), STANDARD_ERRORS, len(SHARES))
+    squares = torch.stack([simulation.errors(a).square() for a in SHARES], 1)
+    return sampled_mean(squares, torch.tensor([claimed.error(a) for a in SHARES], dtype=torch.float64))
 
 
 def _minimum_is_there(simulate: Callable[[], _Simulation], control: str | None = None) -> Outcome:
     """Standard errors from 0 of the derivative of the simulated error at the share that is claimed to be best."""
     simulation = simulate()
     share = simulation.forgetting(control).best_share()
-    return Outcome(_standard_errors(2 * simulation.errors(share) * simulation.slope, 0.0), STANDARD_ERRORS, 1)
+    return sampled_mean(2 * simulation.errors(share) * simulation.slope)
 
 
 def _trials(settings: Settings) -> Sequence[Trial]:

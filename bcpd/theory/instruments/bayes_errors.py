@@ -25,7 +25,7 @@ from bcpd.mixtures import (
     Superclasses,
 )
 from bcpd.seeds import derive, generator
-from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial
+from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial, monte_carlo
 from bcpd.theory.finite_tables import rounded
 
 __all__ = ["CLAIMS"]
@@ -47,7 +47,6 @@ ANALYTIC = (
 )
 """The named mixtures whose Bayes error is exact or by quadrature."""
 QUICK = ("gaussian-2d-shared", "student-1d", "bernoulli", "finite", "label-noise", "banana")
-STANDARD_ERRORS = 5.0
 EXACT = 1e-12
 SMOOTH = 1e-8
 
@@ -79,8 +78,7 @@ def _sampled(make: Callable[[], Mixture], seed: int, n: int, wrong: bool) -> Out
     mixture = make()
     best = mixture.bayes_error()
     sampled = (_other_priors(mixture)[0] if wrong else mixture).bayes_error("monte_carlo", n=n, seed=seed)
-    error = sampled.stderr + best.stderr
-    return Outcome(abs(sampled.value - best.value) / error, STANDARD_ERRORS, comparisons=1)
+    return monte_carlo(sampled.value, sampled.stderr + best.stderr, best.value)
 
 
 def _other_priors(mixture: Mixture) -> tuple[Mixture, float]:
@@ -156,7 +154,7 @@ def _simplex_corners(seed: int, control: str | None) -> Outcome:
     if control == "one_class_too_many":
         mixture = GaussianMixture(mixture.means[:6, 0], 1.0)
     sampled = mixture.bayes_error("monte_carlo", n=100_000, seed=derive(seed, "corners"))
-    return Outcome(abs(sampled.value - best.value) / sampled.stderr, STANDARD_ERRORS, comparisons=1)
+    return monte_carlo(sampled.value, sampled.stderr, best.value)
 
 
 def _two_laplaces(seed: int, control: str | None) -> Outcome:

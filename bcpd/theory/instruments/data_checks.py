@@ -12,7 +12,7 @@ from torch import Tensor
 from bcpd.measure import distance
 from bcpd.mixtures import FAMILIES, GaussianMixture, LaplaceMixture, Mixture, PriorShift, StudentMixture, calibration_z
 from bcpd.seeds import derive, generator
-from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial
+from bcpd.theory.claim import STANDARD_ERRORS, Claim, Outcome, Picture, Settings, Trial
 from bcpd.theory.finite_tables import rounded
 
 __all__ = ["CLAIMS", "QUICK_FAMILIES"]
@@ -27,7 +27,6 @@ QUICK_FAMILIES = (
     "finite",
     "label-noise",
 )
-STANDARD_ERRORS = 5.0
 GOAL = 12.0
 """How many standard errors a control is made to lie away, in the mean."""
 _MOST = 3_000_000

@@ -13,7 +13,7 @@ from torch import Tensor
 from bcpd.measure import distance_of_probabilities
 from bcpd.seeds import derive, generator
 from bcpd.stats import mean_interval, paired_difference
-from bcpd.theory.claim import Claim, Outcome, Settings, Trial
+from bcpd.theory.claim import Claim, Outcome, Settings, Trial, monte_carlo
 
 __all__ = ["CLAIMS"]
 
@@ -45,7 +45,7 @@ def _standardised(seed: int, key: str, samples: int, control: str | None) -> Out
         stderrs = stderrs * math.sqrt(POINTS)
     mean = float((errors / stderrs).square().mean())
     # under the claim z is nearly normal, so that z^2 has variance 2
-    return Outcome(abs(mean - 1) * math.sqrt(samples / 2), 5.0, comparisons=1)
+    return monte_carlo(mean, math.sqrt(2 / samples), 1.0)
 
 
 @lru_cache(maxsize=1)
@@ -85,7 +85,7 @@ def _coverage(seed: int, key: str, repeats: int, wrong: bool) -> Outcome:
     """Misses of a 95 % interval among so many repetitions, as a deviation from 5 % in its standard errors."""
     units = torch.randn(repeats, 3, UNITS, generator=generator(seed, "units"), dtype=torch.float64).numpy()
     misses = sum(_misses(key, rows, wrong) for rows in units)
-    return Outcome(abs(misses / repeats - 0.05) / math.sqrt(0.05 * 0.95 / repeats), 5.0, comparisons=1)
+    return monte_carlo(misses / repeats, math.sqrt(0.05 * 0.95 / repeats), 0.05)
 
 
 def _misses(key: str, rows: NDArray[np.float64], wrong: bool) -> bool:

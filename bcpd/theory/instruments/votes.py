@@ -22,14 +22,13 @@ from bcpd.measure.votes import (
 from bcpd.mixtures import FiniteMixture, GaussianMixture
 from bcpd.seeds import derive, generator
 from bcpd.tensors import ArrayLike, probability_rows
-from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial
+from bcpd.theory.claim import STANDARD_ERRORS, Claim, Outcome, Picture, Settings, Trial, sampled_mean
 from bcpd.theory.finite_tables import default_tables, random_rows, world_name
 from bcpd.theory.worlds import World, sample_world
 
 __all__ = ["CLAIMS", "draw_votes", "every_vote", "vote_probabilities"]
 
 EXACT = 1e-12
-STANDARD_ERRORS = 5.0
 SIZES = ((6, 2), (6, 3), (4, 5))
 MISS = 1e-3  # 1 - confidence of the intervals whose coverage is computed
 MOST_OUTCOMES = 2_000_000
@@ -110,9 +109,7 @@ def _sampled(make: Callable[[], World], voters: int, seed: int, control: str | N
     p = make().bayes
     q = (0.7 * p + 0.3 * p.roll(1, -1)).roll(1, 0)
     estimate, truth = _distance(p, q, draw_votes(p, voters, seed), control)
-    spread, mean = (float(value) for value in torch.std_mean(estimate - truth))
-    stderr = spread / math.sqrt(len(p))
-    return Outcome(abs(mean) / stderr if stderr > 0 else 0.0, STANDARD_ERRORS, comparisons=1, stderr=1.0)
+    return sampled_mean(estimate - truth)
 
 
 def _enumerable(settings: Settings, seed: int, voters: int) -> list[FiniteMixture]:
@@ -197,7 +194,8 @@ def _coverage(settings: Settings, seed: int) -> Outcome:
         interval = bayes_error_interval(rows, 0.99)
         missed += not interval.low - 3 * exact.stderr <= exact.value <= interval.high + 3 * exact.stderr
     stderr = math.sqrt(0.01 * 0.99 / repetitions)
-    return Outcome((missed / repetitions - 0.01) / stderr, STANDARD_ERRORS, comparisons=1, stderr=1.0)
+    excess = missed / repetitions - 0.01
+    return Outcome(excess / stderr, STANDARD_ERRORS, comparisons=1, stderr=stderr, difference=excess)
 
 
 def _interval_trials(settings: Settings) -> Sequence[Trial]:

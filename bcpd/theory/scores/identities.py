@@ -18,13 +18,12 @@ from torch.func import functional_call
 
 from bcpd.nets import Net, build
 from bcpd.seeds import derive, generator
-from bcpd.theory.claim import GradientOf, Outcome
+from bcpd.theory.claim import STANDARD_ERRORS, GradientOf, Outcome, sampled_mean
 from bcpd.theory.linear import linear_design, logits, minimise, table_design
 from bcpd.theory.scores.versions import Version
 from bcpd.theory.worlds import World
 
 __all__ = [
-    "STANDARD_ERRORS",
     "TOLERANCE",
     "gradient_identity",
     "logits_of_networks",
@@ -33,11 +32,9 @@ __all__ = [
     "own_metric",
     "random_network",
     "risk_identity",
-    "standard_errors",
     "under_weights",
 ]
 
-STANDARD_ERRORS = 5.0
 TOLERANCE = {"exact": 1e-12, "quadrature": 1e-8}
 DIRECTIONS = 4
 GAINS = (0.5, 0.8, 1.1, 1.4)  # of the random networks' weights: from nearly constant to steep
@@ -80,7 +77,7 @@ def risk_identity(version: Version, world: World, seed: int) -> Outcome:
 
     risk, claimed = sides(world)
     if world.kind == "monte_carlo":
-        return standard_errors(under_weights(risk - claimed, world, seed))
+        return sampled_mean(under_weights(risk - claimed, world, seed))
     left = world.mean(risk)
     error = (left - world.mean(claimed)).abs()
     if world.finer is not None:
@@ -142,7 +139,7 @@ def gradient_identity(version: Version, world: World, seed: int, gradient_of: Gr
             _along(views.logits.detach(), by_logit),
             *(((by_hidden @ direction) * inputs).sum(1, keepdim=True) for direction in directions),
         ]
-        return standard_errors(torch.cat(columns, 1))
+        return sampled_mean(torch.cat(columns, 1))
 
     def gradient(at: World, left: float, right: float) -> list[Tensor]:
         leaves = [parameter.clone().requires_grad_() for parameter in parameters]
@@ -214,7 +211,8 @@ def own_metric(
     gap = sign * (gaps[0] - gaps[1])
     if world.kind == "monte_carlo":
         stderr = float(gap.std()) / math.sqrt(len(gap))
-        return Outcome(float(gap.mean()) + STANDARD_ERRORS * stderr, -1e-6, comparisons=1, stderr=stderr)
+        mean = float(gap.mean())
+        return Outcome(mean + STANDARD_ERRORS * stderr, -1e-6, comparisons=1, stderr=stderr, difference=mean)
     return Outcome(float(world.mean(gap)), -1e-6)
 
 
@@ -270,7 +268,7 @@ def _label_gradient(version: Version, world: World, z: Tensor) -> Outcome:
     """Largest number of standard errors of the label risk's gradient at logits ``z``, along intercepts and ``z``."""
     z = z.detach().clone().requires_grad_()
     (slope,) = torch.autograd.grad(version.label_loss(z, world.y).sum(), z)
-    return standard_errors(_along(z.detach(), slope))
+    return sampled_mean(_along(z.detach(), slope))
 
 
 def _along(z: Tensor, slope: Tensor) -> Tensor:
@@ -281,13 +279,6 @@ def _along(z: Tensor, slope: Tensor) -> Tensor:
     """
     tests = torch.cat([torch.ones_like(z[:, :1]), z[:, :-1] - z[:, -1:]], 1)
     return (tests[:, :, None] * slope[:, None, :-1]).flatten(1)
-
-
-def standard_errors(values: Tensor) -> Outcome:
-    """Is the mean zero? Largest ``|mean| / standard error`` over the columns of ``(n, m)`` values."""
-    spread, mean = torch.std_mean(values, 0)
-    scores = mean.abs() * math.sqrt(len(values)) / spread
-    return Outcome(float(scores.max()), STANDARD_ERRORS, comparisons=len(scores))
 
 
 def _sup(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:

@@ -12,9 +12,9 @@ from torch import Tensor
 from bcpd.losses import Loss
 from bcpd.losses.loss import expected, softmax
 from bcpd.seeds import derive
-from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial
+from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial, sampled_mean
 from bcpd.theory.scores.bregman import SCORES, Score
-from bcpd.theory.scores.identities import TOLERANCE, logits_of_networks, standard_errors, under_weights
+from bcpd.theory.scores.identities import TOLERANCE, logits_of_networks, under_weights
 from bcpd.theory.scores.theorem1 import worlds_for_identities
 from bcpd.theory.scores.versions import claimed_proper
 from bcpd.theory.worlds import World
@@ -53,7 +53,7 @@ def identity_of_score(
     risk, apart = sides(world)
     if world.kind == "monte_carlo":
         difference = risk - outcomes(world.bayes, world.y)[:, None] - apart
-        return standard_errors(under_weights(difference, world, seed))
+        return sampled_mean(under_weights(difference, world, seed))
     left = world.mean(risk)
     error = (left - world.mean(score.entropy(world.bayes)) - world.mean(apart)).abs()
     if world.finer is not None:
