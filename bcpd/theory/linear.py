@@ -65,7 +65,7 @@ def minimise(
 ) -> Tensor:
     r"""The parameters of the lowest of several local minima of :math:`\sum_i w_i\, risk_i(z_i)`.
 
-    Trust-region Newton with exact derivatives: the Hessian of a function of linear logits is
+    Trust-region Newton with exact derivatives, and plain Newton steps at the end: the Hessian of a function of linear logits is
     :math:`\sum_i w_i\, a_i a_i^\top \otimes \nabla^2 risk_i(z_i)`, which takes K - 1 backward passes over the logits.
     The Brier risk of a linear softmax is not convex, hence the starts: 0, and ``starts - 1`` random ones that depend
     on the seed only, so that two risks are minimised from the same places.
@@ -99,7 +99,8 @@ def minimise(
         return blocks.reshape(size, size).numpy()
 
     draw = generator(seed, "minimise")
-    best, lowest = torch.zeros(shape, dtype=torch.float64), np.inf
+    best: Any = np.zeros(size)
+    lowest = np.inf
     for start in range(starts):
         first = torch.randn(size, generator=draw, dtype=torch.float64) if start else torch.zeros(size).double()
         result = minimize(
@@ -111,5 +112,17 @@ def minimise(
             options={"gtol": 1e-11, "maxiter": 200},
         )
         if result.fun < lowest - 1e-13:
-            best, lowest = torch.tensor(result.x).reshape(shape), float(result.fun)
-    return best
+            best, lowest = result.x, float(result.fun)
+    return torch.tensor(_polished(best, lambda theta: value_and_gradient(theta)[1], hessian)).reshape(shape)
+
+
+def _polished(theta: Any, gradient: Callable[[Any], Any], hessian: Callable[[Any], Any]) -> Any:
+    """Newton steps as long as they halve the gradient: where the risk itself has no digits left to fall by."""
+    slope = gradient(theta)
+    for _ in range(10):
+        candidate = theta - np.linalg.lstsq(hessian(theta), slope, rcond=1e-12)[0]
+        there = gradient(candidate)
+        if not np.abs(there).max() < np.abs(slope).max() / 2:
+            break
+        theta, slope = candidate, there
+    return theta
