@@ -65,7 +65,7 @@ def minimise(
 ) -> Tensor:
     r"""The parameters of the lowest of several local minima of :math:`\sum_i w_i\, risk_i(z_i)`.
 
-    Trust-region Newton with exact derivatives, and plain Newton steps at the end: the Hessian of a function of linear logits is
+    Trust-region Newton with exact derivatives, plain Newton steps at the end; the Hessian, a function of linear logits, is
     :math:`\sum_i w_i\, a_i a_i^\top \otimes \nabla^2 risk_i(z_i)`, which takes K - 1 backward passes over the logits.
     The Brier risk of a linear softmax is not convex, hence the starts: 0, and ``starts - 1`` random ones that depend
     on the seed only, so that two risks are minimised from the same places.
