@@ -50,7 +50,17 @@ def _families(settings: Settings) -> dict[str, Callable[[], Mixture]]:
 
 
 _SIMPLE = {
-    "sampler_off_by_2_percent": ("gaussian-isotropic-30d", "student", "bernoulli", "finite", "label-noise"),
+    "sampler_off_by_2_percent": (
+        *(
+            "gaussian-isotropic-30d",
+            "gaussian-classwise",
+            "student",
+            "laplace-1d",
+            "bernoulli",
+            "finite",
+            "label-noise",
+        ),
+    ),
     "shuffled_rows": ("gaussian-2d-shared", "laplace-1d"),
     "forgotten_priors": ("gaussian-2d-shared", "laplace-1d", "student", "bernoulli"),
     "dropped_log_determinant": ("gaussian-classwise",),
