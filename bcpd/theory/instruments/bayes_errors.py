@@ -136,7 +136,7 @@ def _two_gaussians(seed: int, control: str | None) -> Outcome:
 
 
 def _orthogonal(seed: int, control: str | None) -> Outcome:
-    r""":math:`1 - \int \varphi(z) \Phi(a + z)^{K - 1} dz`, by 80 and 160 Gauss-Hermite nodes, against slices of a plane."""
+    r""":math:`1 - \int \varphi(z) \Phi(a + z)^{K - 1} dz`, by 80 and 160 Hermite nodes, against slices of a plane."""
     a = _uniform(generator(seed, "orthogonal"), 0.8, 3.0)
     mixture = GaussianMixture(a * torch.eye(3, dtype=torch.float64), 1.0)
     power = 3 if control == "one_class_too_many" else 2
