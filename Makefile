@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= torch>=2.11
+# Processes that share the tests.
+WORKERS ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -14,10 +16,10 @@ verify: install
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 all-tests: install
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n $(WORKERS) -m ''
 
 install: $(STAMP)
 

@@ -136,11 +136,11 @@ def test_verify_says_what_it_cannot_try(
 def test_verify_prints_the_kill_table_and_fails_for_a_survivor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    killed = next(mutant for mutant in MUTANTS if mutant.name == "squared-distance-halved")
+    killed = next(mutant for mutant in MUTANTS if mutant.check == "known-distance/finite/mse")
     survivor = replace(killed, name="without effect", new=killed.old + " * 1.0")
     for mutants, status in (([killed], 0), ([killed, survivor], 1)):
         monkeypatch.setattr("bcpd.theory.mutants.MUTANTS", mutants)
-        command = ["verify", "--only", "risk-identity", "--mutants", "--report", str(tmp_path / "report.html")]
+        command = ["verify", "--only", "known-distance", "--mutants", "--report", str(tmp_path / "report.html")]
         assert cli.main([*command, "--json", str(tmp_path / "verify.json")]) == status
         printed = capsys.readouterr().out
         assert f"1 of {len(mutants)} mutants are killed" in printed
