@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bcpd.seeds import generator
 
-__all__ = ["exact_parameters", "linear_design", "logits", "minimise", "quadratic_design", "table_design"]
+__all__ = ["exact_parameters", "linear_design", "logits", "minimise", "polish", "quadratic_design", "table_design"]
 
 _RESIDUAL = 1e-9  # of log-odds relative to 1 + the largest
 
@@ -65,7 +65,7 @@ def minimise(
 ) -> Tensor:
     r"""The parameters of the lowest of several local minima of :math:`\sum_i w_i\, risk_i(z_i)`.
 
-    Trust-region Newton with exact derivatives, plain Newton steps at the end; the Hessian, a function of linear logits, is
+    Trust-region Newton with exact derivatives, plain Newton steps at the end. With linear logits the Hessian is
     :math:`\sum_i w_i\, a_i a_i^\top \otimes \nabla^2 risk_i(z_i)`, which takes K - 1 backward passes over the logits.
     The Brier risk of a linear softmax is not convex, hence the starts: 0, and ``starts - 1`` random ones that depend
     on the seed only, so that two risks are minimised from the same places.
@@ -76,6 +76,47 @@ def minimise(
     Returns:
         theta ``(p, K - 1)``, float64.
     """
+    size = design.shape[1] * (num_classes - 1)
+    value_and_gradient, hessian = _derivatives(risk, weights, design, num_classes)
+    draw = generator(seed, "minimise")
+    best: Any = np.zeros(size)
+    lowest = np.inf
+    for start in range(starts):
+        first = torch.randn(size, generator=draw, dtype=torch.float64) if start else torch.zeros(size).double()
+        result = minimize(
+            value_and_gradient,
+            first.numpy(),
+            jac=True,
+            hess=hessian,
+            method="trust-exact",
+            options={"gtol": 1e-11, "maxiter": 200},
+        )
+        if result.fun < lowest - 1e-13:
+            best, lowest = result.x, float(result.fun)
+    return polish(risk, weights, design, torch.tensor(best).reshape(-1, num_classes - 1))
+
+
+def polish(risk: Callable[[Tensor], Tensor], weights: Tensor, design: Tensor, theta: Tensor) -> Tensor:
+    """Newton steps from parameters near a minimum, as long as they halve the gradient.
+
+    They go on where the risk itself has no digits left to fall by, and take a minimum to a finer quadrature.
+    """
+    value_and_gradient, hessian = _derivatives(risk, weights, design, theta.shape[1] + 1)
+    best: Any = theta.reshape(-1).numpy()
+    slope = value_and_gradient(best)[1]
+    for _ in range(10):
+        candidate = best - np.linalg.lstsq(hessian(best), slope, rcond=1e-12)[0]
+        there = value_and_gradient(candidate)[1]
+        if not np.abs(there).max() < np.abs(slope).max() / 2:
+            break
+        best, slope = candidate, there
+    return torch.tensor(best).reshape(theta.shape)
+
+
+def _derivatives(
+    risk: Callable[[Tensor], Tensor], weights: Tensor, design: Tensor, num_classes: int
+) -> tuple[Callable[[Any], tuple[float, Any]], Callable[[Any], Any]]:
+    """The total risk with its gradient, and its Hessian, as functions of flat parameters."""
     shape = (design.shape[1], num_classes - 1)
     size = shape[0] * shape[1]
 
@@ -98,31 +139,4 @@ def minimise(
                 blocks[:, k, :, j] = design.T @ (design * curvature[:, j, None])
         return blocks.reshape(size, size).numpy()
 
-    draw = generator(seed, "minimise")
-    best: Any = np.zeros(size)
-    lowest = np.inf
-    for start in range(starts):
-        first = torch.randn(size, generator=draw, dtype=torch.float64) if start else torch.zeros(size).double()
-        result = minimize(
-            value_and_gradient,
-            first.numpy(),
-            jac=True,
-            hess=hessian,
-            method="trust-exact",
-            options={"gtol": 1e-11, "maxiter": 200},
-        )
-        if result.fun < lowest - 1e-13:
-            best, lowest = result.x, float(result.fun)
-    return torch.tensor(_polished(best, lambda theta: value_and_gradient(theta)[1], hessian)).reshape(shape)
-
-
-def _polished(theta: Any, gradient: Callable[[Any], Any], hessian: Callable[[Any], Any]) -> Any:
-    """Newton steps as long as they halve the gradient: where the risk itself has no digits left to fall by."""
-    slope = gradient(theta)
-    for _ in range(10):
-        candidate = theta - np.linalg.lstsq(hessian(theta), slope, rcond=1e-12)[0]
-        there = gradient(candidate)
-        if not np.abs(there).max() < np.abs(slope).max() / 2:
-            break
-        theta, slope = candidate, there
-    return theta
+    return value_and_gradient, hessian

@@ -27,6 +27,7 @@ from bcpd.theory.distilled.distilled_variance import (
     variance_gap,
 )
 from bcpd.theory.distilled.noisy_targets import (
+    dirichlet_covariance,
     dirichlet_target_mse,
     matching_concentration,
     mixture_target_mse,
@@ -169,6 +170,15 @@ def test_find_a_closer_teacher_with_the_larger_error() -> None:
     both = cases(most_points=2).flatmap(lambda case: st.tuples(st.just(case), row_tables(*case.bayes.shape)))
     found, _ = find(both, misleads, settings=settings(max_examples=2000, phases=[Phase.generate]))
     assert risk_bias(found.weights, found.bayes, found.teacher, found.losses) != 0
+
+
+@settings(max_examples=30)
+@given(st.integers(2, 4).flatmap(lambda k: row_tables(2, k, floor=1e-4)), st.floats(0.1, 50))
+def test_the_covariance_of_dirichlet_targets_is_a_share_of_that_of_labels(rows: Tensor, concentration: float) -> None:
+    categorical = torch.diag_embed(rows) - rows[:, :, None] * rows[:, None, :]
+    by_quadrature = dirichlet_covariance(rows, concentration)
+    assert torch.allclose(by_quadrature, categorical / (concentration + 1), rtol=0, atol=1e-12)
+    assert float(by_quadrature.sum(-1).abs().max()) < 1e-12
 
 
 @settings(max_examples=40)

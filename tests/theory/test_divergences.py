@@ -53,6 +53,16 @@ def test_members_are_infinite_or_right_at_the_boundary(pair: tuple[Tensor, Tenso
         assert bool(members[3:].isinf().all())
 
 
+def test_the_claim_is_tried_where_members_are_infinite() -> None:
+    table = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], dtype=torch.float64)
+    p, q = divergences._pairs_with_zeros(lambda: table)
+    members = chain(p, q)
+    assert bool(members[:2, 3:].isinf().all())
+    assert bool(members[2:, :6].isfinite().all())
+    assert bool(members[4:, 3:6].isfinite().all())
+    assert bool(members[4:, 6].isinf().all())  # the least q is 0 where p is as well
+
+
 @settings(max_examples=25)
 @given(pairs())
 def test_members_against_mpmath(pair: tuple[Tensor, Tensor]) -> None:

@@ -23,11 +23,20 @@ def test_claims_hold_and_controls_fail(seed: int) -> None:
     harmless = {(check.claim, check.control) for check in checks if check.control and check.role == "claim"}
     assert ("exact-teacher-kd", "dropped_square") in harmless
     assert ("exact-teacher-kd", "teacher_only") in harmless  # at T = 1
+    for weights in ("gamma=0.1, alpha=0.9", "gamma=0.7, alpha=2"):
+        assert any(weights in check.detail for check in checks if check.control == "teacher_only")
 
 
 @pytest.mark.parametrize("name", ["finite", "bernoulli"])
 def test_a_users_finite_mixture_is_tried(name: str) -> None:
     assert {check.world for check in tried(CLAIMS, settings_at(0, name))} == {name}
+
+
+@settings(max_examples=60)
+@given(simplex_rows_with_zeros(), TEMPERATURES, TEMPERATURES)
+def test_a_higher_temperature_lowers_the_largest_probability(p: Tensor, one: float, other: float) -> None:
+    cooler, warmer = sorted((one, other))
+    assert float(tempered(p, warmer).max()) <= float(tempered(p, cooler).max()) + 1e-14
 
 
 @settings(max_examples=40)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from trying import settings_at, tried
@@ -13,6 +13,7 @@ from bcpd.testing import nets, row_tables
 from bcpd.theory.distilled.gradient_noise import (
     CLAIMS,
     covariance_gradient_noise,
+    helpful_variance,
     label_gradient_noise,
     noisy_gradient_noise,
     probability_jacobian,
@@ -91,6 +92,16 @@ def test_the_general_form_contains_the_two_special_ones(rows: Tensor, variance: 
     assert covariance_gradient_noise(*law, identity) == pytest.approx(noisy_gradient_noise(*law, variance), rel=1e-12)
     categorical = torch.diag_embed(rows) - rows[:, :, None] * rows[:, None, :]
     assert covariance_gradient_noise(*law, categorical) == pytest.approx(label_gradient_noise(*law), rel=1e-8)
+
+
+@given(row_tables(2, 3, floor=1e-3), st.floats(0.01, 100))
+def test_below_the_helpful_variance_noise_is_weaker_than_that_of_labels(rows: Tensor, share: float) -> None:
+    assume(abs(share - 1) > 1e-6)
+    law = ([0.3, 0.7], rows, softmax_jacobian(rows))
+    threshold = helpful_variance(*law)
+    assert float(rows.min()) * (1 - 1e-9) <= threshold <= float(rows.max()) * (1 + 1e-9)
+    helps = noisy_gradient_noise(*law, share * threshold) < label_gradient_noise(*law)
+    assert helps == (share < 1)
 
 
 ROWS, SLOPES = [[0.5, 0.5]], [[[1.0], [-1.0]]]

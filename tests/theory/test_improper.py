@@ -9,16 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from trying import settings_at, tried
 
 from bcpd import simplex
-from bcpd.losses import LOSSES, focal, tempered_ce
+from bcpd.losses import LOSSES, focal, label_smoothing, tempered_ce
 from bcpd.mixtures import FAMILIES, FiniteMixture
+from bcpd.testing import pairs
 from bcpd.theory.scores.improper import CLAIMS
 from bcpd.theory.scores.improper_cases import CASES, MORE, SEPARATION, numeric_minimiser, plain_rows
 from bcpd.theory.scores.own_loss import loss_from_callable
 
-MINIMISER, CORRECTION = CLAIMS
+MINIMISER, CORRECTION, *RELATED = CLAIMS
 
 
 def test_minimisers_are_reached_and_lie_apart_from_p_star() -> None:
@@ -39,6 +41,33 @@ def test_corrections_lead_back_and_neither_none_nor_the_wrong_one_does() -> None
     assert {check.control for check in checks} == {None, "no_map", "wrong_constant"}
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_noise_read_out_and_ties(seed: int) -> None:
+    checks = tried(RELATED, settings_at(seed))
+    assert {check.claim for check in checks} == {"label-noise-is-smoothing", "temperature-at-read-out", "mae-ties"}
+
+
+def test_the_bounds_are_those_of_the_conditions() -> None:
+    trials = CORRECTION.trials(replace(settings_at(0), level="full"))
+    for case in (*CASES, *MORE):
+        assert case.recovered == (1e-4 if case.loss.parameters.get("exponent") == 0.7 else 1e-6)
+        assert case.reached == (1e-2 if case.loss.name in ("mae", "crammer_singer") else 1e-6)
+    assert {trial.loss for trial in trials} == {case.loss.name for case in CASES if case.corrected}
+
+
+@given(pairs(), st.floats(0, 0.99))
+def test_noise_and_smoothing_at_any_logits(pair: tuple[Tensor, Tensor], rate: float) -> None:
+    """By listing all noisy labels."""
+    p, z = pair[0], pair[1].log()
+    k = len(p)
+    by_hand = 0.0
+    for y in range(k):
+        for drawn in range(k):
+            chance = float(p[y]) * ((1 - rate) * (y == drawn) + rate / k)
+            by_hand -= chance * float(z.log_softmax(-1)[drawn])
+    assert float(label_smoothing(rate).function(z[None], p[None])) == pytest.approx(by_hand, rel=1e-9, abs=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_other_seeds_and_constants_have_the_same_verdict(seed: int) -> None:
@@ -54,7 +83,9 @@ def test_plain_rows_are_far_from_where_the_statements_fall_together(num_classes:
     if num_classes == 3:
         for case in (*CASES, *MORE):
             apart = simplex.squared_distance(case.loss.minimiser(rows, case.readout), rows)
-            assert float(apart.min()) > 1.5 * SEPARATION, case.loss.name
+            assert float(apart.min()) > 1.5 * case.separation, case.loss.name
+            gamma = case.loss.parameters.get("gamma", 0.0)
+            assert case.separation == {0.5: 1e-4, 1.0: 5e-4}.get(gamma, SEPARATION)
 
 
 @given(seed=st.integers(0, 2**62), num_classes=st.sampled_from([3, 5]))
@@ -74,6 +105,7 @@ def test_a_users_finite_mixture_gives_the_rows() -> None:
     checks = tried(CLAIMS, settings_at(0, "finite"))
     assert {check.world for check in checks} == {"finite"}
     assert {check.control for check in checks} == {None}
+    assert {check.claim for check in checks} == {claim.id for claim in CLAIMS} - {"mae-ties"}
     certain = ("certain", FiniteMixture([0.5, 0.5], [[1.0, 0.0], [0.0, 1.0]]))
     for mixture in (certain, ("plane", FAMILIES["gaussian-2d-shared"]())):
         assert [trial for claim in CLAIMS for trial in claim.trials(replace(settings_at(0), mixture=mixture))] == []

@@ -80,6 +80,22 @@ def test_at_the_optimum_p_star_moves_nothing_and_labels_do() -> None:
     assert float(last.min()) > 0.01
 
 
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_dirichlet_targets_make_the_noise_of_mixtures_of_the_same_mse(share: float) -> None:
+    """One step from the optimum moves by the step times the gradient; means within 5 standard errors of each other."""
+    world, step, replicas = linear_world(2), 0.1, 40_000
+    means, errors = [], []
+    for family in ("mixture", "Dirichlet"):
+        (moved,) = sgd(world, share, step, replicas, 1, seed=4, family=family)  # type: ignore[arg-type]
+        means.append(float(moved.mean()))
+        errors.append(float(moved.std()) / math.sqrt(replicas))
+    assert abs(means[0] - means[1]) < 5 * math.hypot(*errors)
+    norms = world.features.square().sum(1)
+    exact = step**2 * share**2 * float((norms * (1 - world.bayes.square().sum(1))).mean())
+    assert abs(means[1] - exact) < 5 * errors[1]
+    assert abs(means[1] - exact / share) > 8 * errors[1]
+
+
 def test_the_blocks_of_random_numbers_do_not_show() -> None:
     """A longer run begins with the shorter one, up to whole blocks."""
     world = linear_world(1)

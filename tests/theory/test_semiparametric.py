@@ -1,5 +1,7 @@
 """Hard and soft labels mixed, the best share of labels, and cross-fitted teachers."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -172,6 +174,21 @@ class Memory(nn.Module):
         known = (x[..., :1] == self.seen[..., None, :]).any(-1)
         logits = 50.0 * torch.stack([~known, known], -1)
         return Views(logits, logits, (), ())
+
+
+def test_a_teacher_frozen_at_p_star_goes_through_both_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any teacher does, and comes out at p* either way."""
+    seen: list[int] = []
+
+    def watched(train: Callable[[InMemory], nn.Module], source: InMemory, folds: int, seed: int) -> Tensor:
+        seen.append(folds)
+        return cross_fitted(train, source, folds, seed)
+
+    monkeypatch.setattr(cross_fitting, "cross_fitted", watched)
+    distances = cross_fitting._distances(settings_at(0), "ce", frozen=True)
+    assert seen == [cross_fitting.FOLDS]
+    for distance in distances:
+        assert float(distance.max()) < 1e-12  # inputs are rounded to single precision
 
 
 @pytest.mark.parametrize("replicas", [None, 3])

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from bcpd.measure.bounds import tipped, worst_excess
-from bcpd.mixtures import GaussianMixture
+from bcpd.mixtures import FiniteMixture, GaussianMixture
 from bcpd.seeds import derive, generator
 from bcpd.theory.claim import Claim, Outcome, Settings, Trial, sampled_mean
 from bcpd.theory.finite_tables import default_tables, world_name
@@ -109,6 +109,19 @@ def _gap(control: str | None, bayes: Tensor, log_q: Tensor) -> Tensor:
     return worst_excess(bayes, log_q)
 
 
+def _worst_choice(bayes: Tensor, log_q: Tensor) -> Tensor:
+    """The prediction of q, ties broken against it, as :func:`bcpd.measure.bounds.worst_excess` does."""
+    return torch.where(log_q == log_q.amax(-1, keepdim=True), bayes, math.inf).argmin(-1)
+
+
+def _tied_table(seed: int) -> FiniteMixture:
+    """Twelve rows of three classes, two of which tie in every row; in half of them for the first place."""
+    draw = generator(seed, "tied table")
+    rows = torch.tensor([[0.4, 0.4, 0.2], [0.25, 0.5, 0.25]], dtype=torch.float64).repeat(6, 1)
+    rows = torch.stack([row.roll(shift) for shift, row in enumerate(rows)])
+    return FiniteMixture(torch.full((12,), 1 / 12), rows, torch.randn(12, 2, generator=draw, dtype=torch.float64))
+
+
 def _on_pairs(make: Callable[[], World], seed: int, control: str | None) -> Outcome:
     """Errors counted on labelled pairs against the mean gap: exact on finite X, in standard errors on a sample."""
     world = make()
@@ -118,7 +131,8 @@ def _on_pairs(make: Callable[[], World], seed: int, control: str | None) -> Outc
         log_q = dict(teachers(world.log_bayes[first], seed))["turned"][place]
     else:
         log_q = dict(teachers(world.log_bayes, seed))["turned"]
-    errors = [(rows.argmax(-1) != world.y).double() for rows in (log_q, world.log_bayes)]
+    chosen = (_worst_choice(world.bayes, log_q), world.bayes.argmax(-1))
+    errors = [(choice != world.y).double() for choice in chosen]
     difference = errors[0] - errors[1] - _gap(control, world.bayes, log_q)
     if world.kind == "exact":
         return Outcome(float(world.mean(difference).abs()), EXACT)
@@ -184,6 +198,7 @@ def _trials(settings: Settings) -> Sequence[Trial]:
     controls: tuple[str | None, ...] = (None,)
     if settings.mixture is None:
         controls = (None, "self_judged", "disagreement")
+        places.append((name, "ties", partial(_on_pairs, partial(finite_world, _tied_table(seed)), seed)))
         places.append(("quadrature 1-D", "K=3", _on_a_line))
         places.append(("Monte Carlo 30-D", "K=2", partial(_in_space, settings)))
     elif not places:

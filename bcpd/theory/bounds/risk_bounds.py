@@ -187,6 +187,17 @@ def _attained(table: FiniteMixture, tip: float) -> Outcome:
     return Outcome(1 - share, TIGHT, tightness=share)
 
 
+def _attained_over_x(gaps: Sequence[float]) -> Outcome:
+    """What the tipped teacher leaves unused over several x of three classes, each with its gap."""
+    lower = torch.linspace(0.05, 0.25, len(gaps), dtype=torch.float64)
+    gap = torch.tensor(gaps, dtype=torch.float64)
+    rows = torch.stack([(1 - lower + gap) / 2, (1 - lower - gap) / 2, lower], 1)
+    weights = torch.arange(1, len(gaps) + 1).double()
+    measured = _measured(weights / weights.sum(), rows.log(), tipped(rows).log())
+    share = min(measured.bounds[name].share.value for name in DISTANCES)
+    return Outcome(1 - share, TIGHT, tightness=min(share, 1.0))
+
+
 def _kl_attained(names_and_gaps: Sequence[tuple[str, float]]) -> Outcome:
     """Two classes at a gap, q uniform but for the tip."""
     shares = []
@@ -209,6 +220,9 @@ def _tight_trials(settings: Settings) -> Sequence[Trial]:
         trials.append(Trial("finite X", partial(_kl_attained, right), detail="KL"))
         wide = partial(_kl_attained, [("pinsker", 0.99)])
         trials.append(Trial("finite X", wide, "pinsker_at_wide_gaps", detail="KL"))
+        trials.append(Trial("finite X", partial(_attained_over_x, (0.2,) * 4), detail="constant gap"))
+        varying = partial(_attained_over_x, (0.05, 0.1, 0.2, 0.4))
+        trials.append(Trial("finite X", varying, "varying_gaps", detail="four points"))
     return trials
 
 
@@ -333,6 +347,7 @@ CLAIMS: tuple[Claim, ...] = (
         controls={
             "exchanged": "the two entries are exchanged, not averaged",
             "pinsker_at_wide_gaps": "Pinsker's bound is claimed to be attained at a gap of .99",
+            "varying_gaps": "the gap varies over x, and the root of twice the MSE is claimed to be attained",
         },
         trials=_tight_trials,
     ),

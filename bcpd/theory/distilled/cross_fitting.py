@@ -18,7 +18,7 @@ from bcpd import simplex
 from bcpd.data import InMemory
 from bcpd.distill import Supervised
 from bcpd.mixtures import GaussianMixture
-from bcpd.nets import build
+from bcpd.nets import Views, build
 from bcpd.seeds import derive, generator
 from bcpd.theory.claim import STANDARD_ERRORS, Claim, Outcome, Settings, Trial
 
@@ -62,6 +62,7 @@ def cross_fitted(train: Callable[[InMemory], nn.Module], source: InMemory, folds
 # ------------------------------------------------------------------------------------------------------------ the claim
 
 EXAMPLES, FOLDS, DIMENSION = 48, 4, 60
+ROUNDING = 1e-12
 
 
 def _world() -> GaussianMixture:
@@ -69,6 +70,18 @@ def _world() -> GaussianMixture:
     means = torch.zeros(2, DIMENSION, dtype=torch.float64)
     means[:, 0] = torch.tensor([-0.4, 0.4])
     return GaussianMixture(means=means, covariance=1.0)
+
+
+class _Frozen(nn.Module):
+    """A teacher that is p* itself."""
+
+    def __init__(self, mixture: GaussianMixture) -> None:
+        super().__init__()
+        self.mixture = mixture
+
+    def forward(self, x: Tensor) -> Views:
+        logits = self.mixture.log_posterior(x.double().flatten(0, -2)).view(*x.shape[:-1], -1)
+        return Views(logits, logits, (), ())
 
 
 def _distances(settings: Settings, loss: str, *, frozen: bool) -> tuple[Tensor, Tensor]:
@@ -85,6 +98,8 @@ def _distances(settings: Settings, loss: str, *, frozen: bool) -> tuple[Tensor, 
     )
 
     def train(part: InMemory) -> nn.Module:
+        if frozen:
+            return _Frozen(mixture)
         net = build("mlp", num_classes=2, input_shape=(DIMENSION,), hidden=(16,), seed=seeds)
         teacher: nn.Module = settings.trainer.fit(net, part, Supervised(loss), recipe, seed=seeds).teacher()
         return teacher
@@ -92,8 +107,6 @@ def _distances(settings: Settings, loss: str, *, frozen: bool) -> tuple[Tensor, 
     def distance(rows: Tensor) -> Tensor:
         return simplex.squared_distance(rows.exp(), log_bayes.exp()).mean(-1)
 
-    if frozen:
-        return distance(log_bayes), distance(log_bayes)
     teacher = train(source)
     with torch.no_grad():
         seen = teacher(source.batch(torch.arange(EXAMPLES)).x).logits.double().log_softmax(-1)
@@ -103,7 +116,8 @@ def _distances(settings: Settings, loss: str, *, frozen: bool) -> tuple[Tensor, 
 def _advantage(distances: Callable[..., tuple[Tensor, Tensor]], loss: str, control: str | None = None) -> Outcome:
     """Minus the number of standard errors by which the teacher that saw the inputs is farther from p*."""
     seen, unseen = distances(loss, frozen=control == "frozen_at_bayes")
-    spread, mean = torch.std_mean(seen - unseen)
+    difference = seen - unseen
+    spread, mean = torch.std_mean(torch.where(difference.abs() < ROUNDING, 0.0, difference))
     if control == "reversed":
         mean = -mean
     stderr = float(spread) / math.sqrt(len(seen))

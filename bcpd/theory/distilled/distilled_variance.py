@@ -193,12 +193,26 @@ def _never_larger(make: Callable[[], Case], *, teacher: bool = False) -> Outcome
 
 
 def _equality(make: Callable[[], Case], *, constant: bool = True) -> Outcome:
-    """Of the variances, where the losses do not depend on the outcome (but do on x)."""
+    """Of the variances, where the losses do not depend on the outcome (but do on x), or with those of the case."""
     case = make()
     losses = case.losses.mean(-1, keepdim=True).expand_as(case.losses) if constant else case.losses
     hard = label_variance(case.weights, case.bayes, losses)
     soft = target_variance(case.weights, case.bayes, losses)
     return Outcome(abs(hard - soft) / case.scale, EXACT, tightness=min(1.0, soft / hard) if hard else None)
+
+
+def _off_the_support(seed: int, *, zeros: bool = True, n: int = 6, num_classes: int = 5) -> Case:
+    """Losses that depend on the outcome for two classes only, to which p* gives 0, or (without ``zeros``) does not."""
+    order = torch.rand(n, num_classes, generator=generator(seed, "classes")).argsort(-1)
+    possible = order < num_classes - 2
+    bayes = random_rows(seed, n, num_classes)
+    if zeros:
+        bayes = torch.where(possible, bayes, 0.0)
+        bayes = bayes / bayes.sum(-1, keepdim=True)
+    draw = generator(seed, "losses")
+    levels, losses = (torch.rand(n, size, generator=draw, dtype=torch.float64) for size in (1, num_classes))
+    weights = random_rows(derive(seed, "weights"), 1, n)[0]
+    return Case(weights, bayes, bayes, torch.where(possible, levels, 1 + losses))
 
 
 def _fickle_teacher(seed: int, n: int = 6, num_classes: int = 3) -> Case:
@@ -226,6 +240,10 @@ def _variance_trials(settings: Settings) -> Sequence[Trial]:
             Trial(name, partial(_equality, make, constant=False), "losses_that_vary", loss, same),
         ]
     if settings.mixture is None:
+        seed = derive(settings.seed, "distilled-variance", "off the support")
+        for zeros, control in ((True, None), (False, "losses_that_vary")):
+            outside = partial(_equality, partial(_off_the_support, seed, zeros=zeros), constant=False)
+            trials.append(Trial(name, outside, control, detail="equality, losses vary off the support"))
         fickle = partial(_fickle_teacher, derive(settings.seed, "distilled-variance", "fickle"))
         trials += [
             Trial(name, partial(_never_larger, fickle), None, "0-1", "inequality, fickle teacher"),

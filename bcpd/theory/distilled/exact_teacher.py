@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ from bcpd.theory.worlds import rational_world
 
 __all__ = ["CLAIMS", "tempered", "tempered_teacher_minimiser"]
 
-NUMERIC = 1e-6
+NUMERIC, EXACT = 1e-6, 1e-12
+TEMPERATURES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 10.0, 100.0)
 
 
 def tempered(p: ArrayLike, temperature: float) -> Tensor:
@@ -64,7 +66,8 @@ def tempered_teacher_minimiser(p: ArrayLike, temperature: float, weight: float) 
 
 # ----------------------------------------------------------------------------------------------------------- the claims
 
-LABEL_WEIGHT, TEACHER_WEIGHT = 0.1, 0.9
+WEIGHTS = ((0.1, 0.9), (0.7, 2.0))
+"""Of the labels and of the teacher."""
 
 
 def _minimiser(risk: Callable[[Tensor], Tensor], table: FiniteMixture, seed: int) -> Tensor:
@@ -74,32 +77,36 @@ def _minimiser(risk: Callable[[Tensor], Tensor], table: FiniteMixture, seed: int
     return logits(design, minimise(risk, equal, design, k, seed, starts=2)).softmax(-1)
 
 
-def _distills_to_bayes(table: FiniteMixture, seed: int, temperature: float, control: str | None = None) -> Outcome:
+def _distills_to_bayes(
+    table: FiniteMixture, seed: int, temperature: float, weights: tuple[float, float], control: str | None = None
+) -> Outcome:
     bayes, teacher = table.rows, table.rows.log()
     if control == "inexact_teacher":
         teacher = random_rows(derive(seed, "teacher"), *bayes.shape).log()
 
     def risk(z: Tensor) -> Tensor:
-        label = LABEL_WEIGHT * LOSSES["ce"].function(z, bayes)
+        label = weights[0] * LOSSES["ce"].function(z, bayes)
         if control == "teacher_only":
-            return label + TEACHER_WEIGHT * kd(z, teacher / temperature, 1.0)
+            return label + weights[1] * kd(z, teacher / temperature, 1.0)
         scale = 1 / temperature**2 if control == "dropped_square" else 1.0
-        return label + TEACHER_WEIGHT * scale * kd(z, teacher, temperature)
+        return label + weights[1] * scale * kd(z, teacher, temperature)
 
     return Outcome(float((_minimiser(risk, table, seed) - bayes).abs().max()), NUMERIC)
 
 
-def _method_is_stationary(seed: int, temperature: float, control: str | None = None) -> Outcome:
+def _method_is_stationary(
+    seed: int, temperature: float, weights: tuple[float, float], control: str | None = None
+) -> Outcome:
     """The gradient of the trainer's own loss, on all pairs of a world, at p*: both terms are convex in the logits."""
     world = rational_world(seed)
     teacher = world.log_bayes
-    method = KD(temperature, LABEL_WEIGHT, TEACHER_WEIGHT)
+    method = KD(temperature, *weights)
     if control == "inexact_teacher":
         teacher = random_rows(derive(seed, "teacher"), *teacher.shape).log()
     if control == "teacher_only":
-        teacher, method = teacher / temperature, KD(1.0, LABEL_WEIGHT, TEACHER_WEIGHT)
+        teacher, method = teacher / temperature, KD(1.0, *weights)
     if control == "dropped_square":
-        method = KD(temperature, LABEL_WEIGHT, TEACHER_WEIGHT / temperature**2)
+        method = KD(temperature, weights[0], weights[1] / temperature**2)
     z = world.log_bayes.clone().requires_grad_()
     batch = Batch(x=world.x, y=world.y, index=torch.arange(len(world.y)))
     terms = method.loss(batch, Views(z, z, (), ()), Views(teacher, teacher, (), ()))
@@ -107,6 +114,10 @@ def _method_is_stationary(seed: int, temperature: float, control: str | None = N
     _, point = torch.unique(world.x, dim=0, return_inverse=True)
     by_point = torch.zeros(int(point.max()) + 1, world.num_classes, dtype=torch.float64).index_add(0, point, slope)
     return Outcome(float(by_point.abs().max()), 1e-12)
+
+
+def _shown(temperature: float, weights: tuple[float, float]) -> str:
+    return f"T={temperature:g}, gamma={weights[0]:g}, alpha={weights[1]:g}"
 
 
 def _exact_trials(settings: Settings) -> Sequence[Trial]:
@@ -117,13 +128,14 @@ def _exact_trials(settings: Settings) -> Sequence[Trial]:
         shape = f"n={len(table.weights)}, K={table.num_classes}"
         place = (table, derive(seed, "start", number))
         tried += [
-            (world_name(settings), partial(_distills_to_bayes, *place, t), t, f"minimiser, T={t:g}, {shape}")
-            for t in temperatures
+            (world_name(settings), partial(_distills_to_bayes, *place, t, w), t, f"minimiser, {_shown(t, w)}, {shape}")
+            for t, w in product(temperatures, WEIGHTS)
         ]
     if settings.mixture is None:
         where = derive(seed, "rational")
         tried += [
-            ("finite X", partial(_method_is_stationary, where, t), t, f"KD's gradient, T={t:g}") for t in temperatures
+            ("finite X", partial(_method_is_stationary, where, t, w), t, f"KD's gradient, {_shown(t, w)}")
+            for t, w in product(temperatures, WEIGHTS)
         ]
     trials: list[Trial] = []
     for name, check, temperature, detail in tried:
@@ -175,6 +187,45 @@ def _tempered_trials(settings: Settings) -> Sequence[Trial]:
     return trials
 
 
+def _errs_more(table: FiniteMixture, control: str | None = None) -> Outcome:
+    """The largest fall of the Bayes error from a temperature to the next."""
+    worlds = [FiniteMixture(table.weights, tempered(table.rows, t), table.points) for t in TEMPERATURES]
+    errors = [world.bayes_error().value for world in worlds]
+    if control == "falls":
+        errors = errors[::-1]
+    return Outcome(max(cooler - warmer for cooler, warmer in pairwise(errors)), EXACT)
+
+
+def _ends(table: FiniteMixture, control: str | None = None) -> Outcome:
+    """The distance of the Bayes error at extreme temperatures from its limits."""
+    cold, hot = (FiniteMixture(table.weights, tempered(table.rows, t), table.points) for t in (1e-4, 1e12))
+    modes = (table.rows == table.rows.amax(-1, keepdim=True)).sum(-1).double()
+    least = 0.0 if control == "no_ties" else float(table.weights @ (1 - 1 / modes))
+    largest = 1 - 1 / table.num_classes
+    return Outcome(max(abs(cold.bayes_error().value - least), abs(hot.bayes_error().value - largest)), 1e-9)
+
+
+def _with_ties(table: FiniteMixture) -> FiniteMixture:
+    """The two largest entries of every other row averaged."""
+    top, place = table.rows.topk(2, -1)
+    tied = table.rows.scatter(-1, place, top.mean(-1, keepdim=True).expand_as(top))
+    every_other = (torch.arange(len(tied)) % 2 == 0)[:, None]
+    return FiniteMixture(table.weights, torch.where(every_other, tied, table.rows), table.points)
+
+
+def _error_trials(settings: Settings) -> Sequence[Trial]:
+    name, trials = world_name(settings), []
+    for table in _tables(settings, derive(settings.seed, "temperature-raises-error")):
+        detail = f"n={len(table.weights)}, K={table.num_classes}"
+        trials.append(Trial(name, partial(_errs_more, table), detail=detail))
+        if settings.mixture is None:
+            trials.append(Trial(name, partial(_errs_more, table, "falls"), "falls", detail=detail))
+            ties = partial(_ends, _with_ties(table))
+            trials.append(Trial(name, ties, detail=f"limits, {detail}"))
+            trials.append(Trial(name, partial(ties, control="no_ties"), "no_ties", detail=f"limits, {detail}"))
+    return trials
+
+
 def _tables(settings: Settings, seed: int) -> Sequence[FiniteMixture]:
     """With p* positive, so that its logits are finite."""
     sizes = [(5, 3), *([(4, 6), (8, 2)] if settings.full else [])]
@@ -222,5 +273,25 @@ CLAIMS: tuple[Claim, ...] = (
             "geometric_mean": "the average is taken of the logarithms",
         },
         trials=_tempered_trials,
+    ),
+    Claim(
+        id="temperature-raises-error",
+        number="C18",
+        title="Temperature raises the Bayes error",
+        statement=(
+            "Where the tempered p* takes the place of p*, the Bayes error grows with the temperature, from the share "
+            "that ties of the mode leave to 1 - 1/K"
+        ),
+        formula=(
+            r"L^*_T = 1 - \mathbb{E}\Big[\sum_k (p^*_k / \max_j p^*_j)^{1/T}\Big]^{-1}, \quad "
+            r"T \leq T' \Rightarrow L^*_T \leq L^*_{T'}"
+        ),
+        conditions="p* positive for the limit 1 - 1/K; the distribution of x stays",
+        source="derived here; for flows with a temperature on x Theisen et al. 2021, Proposition 2",
+        controls={
+            "falls": "the Bayes error is claimed to fall",
+            "no_ties": "it is claimed to start from 0 although modes tie",
+        },
+        trials=_error_trials,
     ),
 )

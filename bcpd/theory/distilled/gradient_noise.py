@@ -28,6 +28,7 @@ from bcpd.seeds import derive, generator
 from bcpd.tensors import ArrayLike, float64, probability_rows
 from bcpd.theory.claim import Claim, Outcome, Settings, Trial
 from bcpd.theory.distilled.noisy_targets import (
+    dirichlet_covariance,
     dirichlet_target_mse,
     mixture_target_mse,
     mixture_targets,
@@ -38,6 +39,7 @@ from bcpd.theory.finite_tables import default_tables, world_name
 __all__ = [
     "CLAIMS",
     "covariance_gradient_noise",
+    "helpful_variance",
     "label_gradient_noise",
     "noisy_gradient_noise",
     "probability_jacobian",
@@ -109,6 +111,23 @@ def noisy_gradient_noise(weights: ArrayLike, bayes: ArrayLike, jacobian: ArrayLi
         raise ValueError(f"variance must be >= 0, received {variance}")
     mass, rows, slopes = _checked(weights, bayes, jacobian)
     return variance * float(mass @ (slopes.square().sum(-1) / rows.square()).sum(-1))
+
+
+def helpful_variance(weights: ArrayLike, bayes: ArrayLike, jacobian: ArrayLike) -> float:
+    r"""The variance of an entry's noise below which noisy probabilities make less gradient noise than labels.
+
+    .. math:: \nu^* = \mathbb E_x \sum_k \frac{\|J_k\|^2}{p^*_k} \Big/
+              \mathbb E_x \sum_k \frac{\|J_k\|^2}{p_k^{*2}}
+
+    Args:
+        weights, bayes, jacobian: as in :func:`label_gradient_noise`, the Jacobian not 0.
+    Returns:
+        between the least and the largest entry of p*.
+    Raises:
+        ValueError: as in :func:`label_gradient_noise`.
+    """
+    labels = label_gradient_noise(weights, bayes, jacobian)
+    return labels / noisy_gradient_noise(weights, bayes, jacobian, 1.0)
 
 
 def covariance_gradient_noise(
@@ -187,13 +206,18 @@ def _labels(table: FiniteMixture, seed: int, parameters_in: str, control: str | 
     return _relative(brute, swapped if control == "swapped_weights" else label_gradient_noise(weights, bayes, jacobian))
 
 
-def _noisy(table: FiniteMixture, seed: int, variance: float, control: str | None = None) -> Outcome:
-    r"""Noise of covariance nu times the identity: :math:`\pm\sqrt{\nu K}` on one entry, drawn uniformly."""
-    net, x, weights, bayes = _network(table, seed, "network")
+def _isotropic_norm(net: MLP, x: Tensor, weights: Tensor, bayes: Tensor, variance: float) -> float:
+    r"""Under noise of covariance nu times the identity: :math:`\pm\sqrt{\nu K}` on one entry, drawn uniformly."""
     k = bayes.shape[1]
     axes = (variance * k) ** 0.5 * torch.eye(k, dtype=torch.float64)
     targets = bayes[:, None, :] + torch.cat([axes, -axes])
-    brute = _expected_norm(net, x, weights, targets, torch.full(targets.shape[:2], 1 / (2 * k), dtype=torch.float64))
+    chances = torch.full(targets.shape[:2], 1 / (2 * k), dtype=torch.float64)
+    return _expected_norm(net, x, weights, targets, chances)
+
+
+def _noisy(table: FiniteMixture, seed: int, variance: float, control: str | None = None) -> Outcome:
+    net, x, weights, bayes = _network(table, seed, "network")
+    brute = _isotropic_norm(net, x, weights, bayes, variance)
     jacobian = probability_jacobian(net, x)[1]
     swapped = variance * label_gradient_noise(weights, bayes, jacobian)
     right = noisy_gradient_noise(weights, bayes, jacobian, variance)
@@ -207,9 +231,9 @@ def _mixture_noise(table: FiniteMixture, seed: int, share: float, control: str |
 
 
 def _dirichlet_noise(table: FiniteMixture, seed: int, concentration: float, control: str | None = None) -> Outcome:
-    """The mean by the covariance formula, on the logits' own Jacobian."""
+    """The mean by the covariance formula, on the logits' own Jacobian, with a covariance by quadrature."""
     net, x, weights, bayes = _network(table, seed, "network" if control == "network_parameters" else "logits")
-    covariance = (torch.diag_embed(bayes) - bayes[:, :, None] * bayes[:, None, :]) / (concentration + 1)
+    covariance = dirichlet_covariance(bayes, concentration)
     brute = covariance_gradient_noise(weights, bayes, probability_jacobian(net, x)[1], covariance)
     return _relative(brute, 0.0 if control == "noise_free" else dirichlet_target_mse(weights, bayes, concentration))
 
@@ -222,6 +246,18 @@ def _dirichlet_draws(table: FiniteMixture, seed: int, concentration: float, cont
     distance = simplex.squared_distance(targets, bayes[:, None, :])
     claimed = torch.zeros_like(distance) if control == "noise_free" else distance
     return Outcome(float((_gradient_norms(net, x, targets) - claimed).abs().max()), EXACT)
+
+
+def _helps(table: FiniteMixture, seed: int, control: str | None = None) -> Outcome:
+    """Noise a hundredth weaker and stronger than the threshold, against labels: the worse side, relative to labels."""
+    net, x, weights, bayes = _network(table, seed, "network")
+    jacobian = probability_jacobian(net, x)[1]
+    threshold = helpful_variance(weights, bayes, jacobian)
+    if control == "target_mse":
+        threshold = one_hot_target_mse(weights, bayes) / bayes.shape[1]
+    labels = _expected_norm(net, x, weights, _one_hot(bayes), bayes)
+    weaker, stronger = (_isotropic_norm(net, x, weights, bayes, share * threshold) for share in (0.99, 1.01))
+    return Outcome(max(weaker - labels, labels - stronger) / labels, -0.01 + EXACT)
 
 
 def _interpolates(table: FiniteMixture, seed: int, parameters_in: str, control: str | None = None) -> Outcome:
@@ -249,6 +285,10 @@ def _label_checks(table: FiniteMixture, seed: int) -> Variants:
 
 def _noisy_checks(table: FiniteMixture, seed: int) -> Variants:
     return [("network", partial(_noisy, table, seed, 0.01), ["swapped_weights"])]
+
+
+def _help_checks(table: FiniteMixture, seed: int) -> Variants:
+    return [("network", partial(_helps, table, seed), ["target_mse"])]
 
 
 def _target_checks(table: FiniteMixture, seed: int) -> Variants:
@@ -321,6 +361,24 @@ CLAIMS: tuple[Claim, ...] = (
         source="Morad et al. 2026, Proposition 3",
         controls={"swapped_weights": "1 / p* is not squared"},
         trials=partial(_trials, "noisy-gradient-noise", _noisy_checks),
+    ),
+    Claim(
+        id="noisy-probabilities-help",
+        number="C11",
+        title="When noisy probabilities make less gradient noise than labels",
+        statement=(
+            "Noisy probabilities make less gradient noise at the optimum than labels where the variance of their "
+            "entries is below a threshold that the network's Jacobian sets, and more above it"
+        ),
+        formula=(
+            r"\sigma^*_{\tilde{f}} < \sigma^*_f \iff \nu < "
+            r"\frac{\mathbb{E}_x \sum_k \|J_k\|^2 / p^*_k}{\mathbb{E}_x \sum_k \|J_k\|^2 / p_k^{*2}}"
+        ),
+        conditions=CONDITIONS
+        + "; noise of mean 0 and variance nu, uncorrelated between classes; tried 1 % either side",
+        source="Morad et al. 2026, Proposition 3; the threshold follows",
+        controls={"target_mse": "the threshold is the variance at which the targets have the MSE of labels"},
+        trials=partial(_trials, "noisy-probabilities-help", _help_checks),
     ),
     Claim(
         id="gradient-noise-is-target-mse",

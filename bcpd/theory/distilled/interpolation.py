@@ -21,14 +21,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bcpd.losses import LOSSES
 from bcpd.seeds import derive, generator
 from bcpd.theory.claim import STANDARD_ERRORS, Claim, Outcome, Picture, Settings, Trial
-from bcpd.theory.distilled.noisy_targets import mixture_targets
+from bcpd.theory.distilled.noisy_targets import matching_concentration, mixture_targets
 from bcpd.theory.finite_tables import random_rows, rounded
 from bcpd.theory.linear import minimise
 
@@ -87,27 +89,65 @@ def linear_world(seed: int, *, realisable: bool = True, num_classes: int = 3) ->
     return LinearWorld(features, bayes, optimum - optimum.mean(1, keepdim=True))
 
 
+Draw = Callable[[int], tuple[Tensor, Tensor]]
+"""Features ``(m, p)`` and targets ``(m, K)`` of m examples."""
+
+
+def _mixtures(world: LinearWorld, share: float, seed: int) -> Draw:
+    r"""Targets :math:`u\,e_y + (1-u)\,p^*`."""
+    n, num_classes = world.bayes.shape
+    targets, joint = mixture_targets(world.bayes, share).flatten(0, 1), (world.bayes / n).flatten()
+    generate = generator(seed, "sgd")
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        pairs = torch.multinomial(joint, count, replacement=True, generator=generate)
+        return world.features[pairs // num_classes], targets[pairs]
+
+    return draw
+
+
+def _dirichlet(world: LinearWorld, concentration: float, seed: int) -> Draw:
+    r"""Targets drawn anew from Dirichlet(:math:`\alpha p^*(x)`)."""
+    generate = np.random.default_rng(derive(seed, "sgd"))
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        index = torch.tensor(generate.integers(len(world.bayes), size=count))
+        parts = torch.tensor(generate.standard_gamma((concentration * world.bayes[index]).numpy()))
+        return world.features[index], parts / parts.sum(1, keepdim=True)
+
+    return draw
+
+
 def sgd(
-    world: LinearWorld, share: float, step: float, replicas: int, steps: int, seed: int, start: Tensor | None = None
+    world: LinearWorld,
+    share: float,
+    step: float,
+    replicas: int,
+    steps: int,
+    seed: int,
+    start: Tensor | None = None,
+    *,
+    family: Literal["mixture", "Dirichlet"] = "mixture",
 ) -> Iterator[Tensor]:
-    r"""Squared distances to the optimum after every step of SGD on targets :math:`u\,e_y + (1-u)\,p^*`, batch size 1.
+    r"""Squared distances to the optimum after every step of SGD, batch size 1, on unbiased targets.
 
     Args:
         share: u; 0 trains on p*, 1 on labels.
         step: the constant rate; replicas: paths side by side; start: ``(p, K)``, the optimum by default.
+        family: of the targets, :math:`u\,e_y + (1-u)\,p^*` or Dirichlet(:math:`\alpha p^*`) with the same covariance
+            (:func:`bcpd.theory.distilled.noisy_targets.matching_concentration`; u in (0, 1)).
     Yields:
         ``(replicas,)``, ``steps`` times.
     """
-    n, num_classes = world.bayes.shape
-    features = world.features.repeat_interleave(num_classes, 0)
-    targets = mixture_targets(world.bayes, share).flatten(0, 1)
-    joint = (world.bayes / n).flatten()
+    if family == "mixture":
+        examples = _mixtures(world, share, seed)
+    else:
+        examples = _dirichlet(world, matching_concentration(share), seed)
     theta = (world.optimum if start is None else start).expand(replicas, -1, -1).clone()
-    draw = generator(seed, "sgd")
     for done in range(0, steps, BLOCK):
         length = min(BLOCK, steps - done)
-        pairs = torch.multinomial(joint, replicas * length, replacement=True, generator=draw).view(length, replicas)
-        for a, t in zip(features[pairs], targets[pairs], strict=True):
+        features, targets = (part.view(length, replicas, -1) for part in examples(replicas * length))
+        for a, t in zip(features, targets, strict=True):
             z = torch.bmm(a[:, None], theta).squeeze(1).requires_grad_()
             (slope,) = torch.autograd.grad(LOSSES["ce"].function(z, t).sum(), z)
             theta.baddbmm_(a[:, :, None], slope[:, None], alpha=-step)
@@ -122,7 +162,15 @@ class Stationary:
     stderr: float
 
 
-def stationary_error(world: LinearWorld, share: float, step: float, replicas: int, seed: int) -> Stationary:
+def stationary_error(
+    world: LinearWorld,
+    share: float,
+    step: float,
+    replicas: int,
+    seed: int,
+    *,
+    family: Literal["mixture", "Dirichlet"] = "mixture",
+) -> Stationary:
     """By simulation: from the optimum, averaged over time after 2.5 relaxation times, for 4 of them.
 
     Arguments as of :func:`sgd`. The relaxation time is 1 / (step times the smallest curvature).
@@ -130,7 +178,7 @@ def stationary_error(world: LinearWorld, share: float, step: float, replicas: in
     relaxation = 1 / (step * world.curvature)
     burn, steps = math.ceil(2.5 * relaxation), math.ceil(6.5 * relaxation)
     total = torch.zeros(replicas, dtype=torch.float64)
-    for number, error in enumerate(sgd(world, share, step, replicas, steps, seed)):
+    for number, error in enumerate(sgd(world, share, step, replicas, steps, seed, family=family)):
         if number >= burn:
             total += error
     spread, mean = torch.std_mean(total / (steps - burn))
@@ -201,23 +249,26 @@ def _ratio(left: Stationary, right: Stationary, claimed: float) -> Outcome:
     return Outcome(abs(ratio - claimed), 0.2, 1, stderr)
 
 
-def _stationary(settings: Settings, share: float, step: float) -> tuple[LinearWorld, Stationary]:
+def _stationary(
+    settings: Settings, share: float, step: float, family: Literal["mixture", "Dirichlet"] = "mixture"
+) -> tuple[LinearWorld, Stationary]:
     seed = derive(settings.seed, "sgd-hovers")
     world = linear_world(derive(seed, "world"))
     replicas = 2000 if settings.full else 1000
-    return world, stationary_error(world, share, step, replicas, derive(seed, "path", str(share), str(step)))
+    names = ("path", str(share), str(step), *(() if family == "mixture" else (family,)))
+    return world, stationary_error(world, share, step, replicas, derive(seed, *names), family=family)
 
 
-Simulated = Callable[[float, float], tuple[LinearWorld, Stationary]]
+Simulated = Callable[..., tuple[LinearWorld, Stationary]]
 
 
 def _linear_in_step(simulated: Simulated, claimed: float) -> Outcome:
     return _ratio(simulated(1.0, STEPS[0])[1], simulated(1.0, STEPS[1])[1], claimed)
 
 
-def _linear_in_target_mse(simulated: Simulated, claimed: float) -> Outcome:
-    """Labels against targets half label, half p*, whose MSE to p* is a quarter."""
-    outcome = _ratio(simulated(1.0, STEPS[0])[1], simulated(0.5, STEPS[0])[1], claimed)
+def _linear_in_target_mse(simulated: Simulated, claimed: float, family: str = "mixture") -> Outcome:
+    """Labels against targets whose MSE to p* is a quarter: half label, half p*, or Dirichlet(3 p*)."""
+    outcome = _ratio(simulated(1.0, STEPS[0])[1], simulated(0.5, STEPS[0], family)[1], claimed)
     return Outcome(outcome.value, 0.4, 1, outcome.stderr)
 
 
@@ -236,6 +287,7 @@ def _hovering_trials(settings: Settings) -> Sequence[Trial]:
     tried = [
         ("two steps", partial(_linear_in_step, simulated), 2.0, {"squared_step": 4.0, "constant": 1.0}),
         ("two targets", partial(_linear_in_target_mse, simulated), 4.0, {"distance": 2.0}),
+        ("Dirichlet targets", partial(_linear_in_target_mse, simulated, family="Dirichlet"), 4.0, {"distance": 2.0}),
         ("level", partial(_level, simulated), 0.5, {"twice": 1.0}),
     ]
     trials = []

@@ -107,6 +107,22 @@ def dirichlet_moments(bayes: Tensor, concentration: float) -> tuple[Tensor, Tens
     return mean, variance
 
 
+def dirichlet_covariance(bayes: Tensor, concentration: float) -> Tensor:
+    """``(n, K, K)``, integrated by quadrature: the sum of two entries is Beta as well, and its variance tells theirs.
+
+    Args:
+        bayes: ``(n, K)``; concentration: alpha > 0.
+    """
+    n, k = bayes.shape
+    sums = (bayes[:, :, None] + bayes[:, None, :]).clamp(max=1.0)
+    sums = torch.where(sums > 1 - 1e-12, 1.0, sums)
+    variance = dirichlet_moments(bayes, concentration)[1]
+    of_sums = dirichlet_moments(sums.view(n, k * k), concentration)[1].view(n, k, k)
+    covariance = (of_sums - variance[:, :, None] - variance[:, None, :]) / 2
+    diagonal = torch.eye(k, dtype=torch.bool)
+    return torch.where(diagonal, variance[:, :, None], covariance)
+
+
 def _mixture_mse(table: FiniteMixture, share: float, control: str | None = None) -> Outcome:
     brute = float(table.weights @ _mixture_error(table, share))
     claimed = mixture_target_mse(table.weights, table.rows, share)

@@ -125,16 +125,28 @@ def _pairs(make: Callable[[], Tensor], seed: int) -> tuple[Tensor, Tensor]:
     return torch.cat(left), torch.cat([*guesses, bayes.clamp(min=1e-3) / bayes.clamp(min=1e-3).sum(-1, keepdim=True)])
 
 
+def _pairs_with_zeros(make: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Guesses without a class of the truth, and truths and guesses without the same class."""
+    bayes = make()
+    without = bayes.scatter(-1, bayes.argmin(-1, keepdim=True), 0.0)
+    without = without / without.sum(-1, keepdim=True)
+    kept = (without > 0).double()
+    even = kept / kept.sum(-1, keepdim=True)
+    return torch.cat([bayes, without, without]), torch.cat([without, bayes, even])
+
+
 def _holds(make: Callable[[], Tensor], seed: int, control: str | None) -> Outcome:
     """The largest violation of a link, relative to 1 + its size, and the largest share of KL the distance takes."""
     members = chain(*_pairs(make, seed))
+    if control is None:
+        members = torch.cat([members, chain(*_pairs_with_zeros(make))])
     if control == "bits":
         members[:, 3] = members[:, 3] / math.log(2)
     left, right = members[:, :-1], members[:, 1:]
     if control == "reversed":  # KL <= 2 |p - q|^2
         left, right = members[:, 3:4], 2 * members[:, :1]
-    finite = right.isfinite()
-    gap = torch.where(finite, (left - right) / (1 + left), -math.inf)
+    beyond = torch.where(left.isfinite(), (left - right) / (1 + left), math.inf)
+    gap = torch.where(right.isfinite(), beyond, -math.inf)
     share = torch.where(members[:, 3] > 1e-9, members[:, 0] / members[:, 3], 0.0)
     return Outcome(float(gap.max()), EXACT, tightness=None if control else min(float(share.max()), 1.0))
 

@@ -73,7 +73,8 @@ def cmi(weights: ArrayLike, bayes: ArrayLike, q: ArrayLike) -> float:
 
 def _cmi(mass: Tensor, truth: Tensor, rows: Tensor) -> Tensor:
     """Differentiable in the rows."""
-    divergence = simplex.kl(rows[:, None, :], centroids(mass, truth, rows))
+    # a centroid's entry may underflow to 0 where a row's does not; terms so small do not count
+    divergence = simplex.kl(rows[:, None, :], centroids(mass, truth, rows).clamp(min=1e-300))
     share = mass[:, None] * truth
     return (share * torch.where(share > 0, divergence, 0.0)).sum()
 

@@ -29,6 +29,9 @@ __all__ = ["CLAIMS"]
 
 SIZES = ((6, 2), (6, 3), (5, 5))
 STRENGTHS = (0.5, 0.25)
+SEPARATION, APART = 1e-3, 1e-5
+"""Least MSE to p* of a minimiser of CE - lambda CMI: with three or more classes in a random table and lambda = 0.5; and
+elsewhere, where a weaker term or two classes can leave it as close as 1e-4."""
 
 Table = Callable[[], tuple[Tensor, Tensor]]
 """Weights ``(n,)`` and p* ``(n, K)``, made when asked for."""
@@ -158,18 +161,20 @@ def _temperature_trials(settings: Settings) -> Sequence[Trial]:
 # ------------------------------------------------------------------------------------------------------ maximising it
 
 
-def _misses(make: Table, strength: float, control: str | None) -> Outcome:
+def _misses(make: Table, strength: float, control: str | None, *, random_table: bool) -> Outcome:
     r"""Minus the MSE to p* of the minimiser; ``nan`` if it is not lower than p* in the objective."""
     weights, bayes = make()
+    clear = random_table and bayes.shape[1] > 2 and strength >= STRENGTHS[0]
+    separation = SEPARATION if clear else APART
     uniform = torch.full_like(bayes, 1 / bayes.shape[1])
     if control == "no_information":
         return Outcome(
-            -float(weights @ simplex.squared_distance(mcmi_minimiser(weights, bayes, 0, uniform), bayes)), -1e-5
+            -float(weights @ simplex.squared_distance(mcmi_minimiser(weights, bayes, 0, uniform), bayes)), -separation
         )
     q = mcmi_minimiser(weights, bayes, strength)
     gain = strength * (cmi(weights, bayes, q) - cmi(weights, bayes, bayes)) - float(weights @ simplex.kl(bayes, q))
     distance = float(weights @ simplex.squared_distance(q, bayes))
-    return Outcome(-distance if gain > 0 else math.nan, -1e-5)
+    return Outcome(-distance if gain > 0 else math.nan, -separation)
 
 
 def _raises(make: Table, strength: float, control: str | None) -> Outcome:
@@ -197,7 +202,8 @@ def _strength_trials(
 
 
 def _improper_trials(settings: Settings) -> Sequence[Trial]:
-    return _strength_trials(settings, "mcmi-improper", _misses, "no_information")
+    run = partial(_misses, random_table=settings.mixture is None)
+    return _strength_trials(settings, "mcmi-improper", run, "no_information")
 
 
 def _raise_trials(settings: Settings) -> Sequence[Trial]:
@@ -301,7 +307,10 @@ CLAIMS: tuple[Claim, ...] = (
         title="Maximising CMI misses p*",
         statement="For lambda > 0 the population minimiser of CE - lambda CMI over all q is not p*",
         formula=r"\mathrm{argmin}_q\ \mathbb{E}\,H(p^*, q) - \lambda\, I(X;\hat{Y}|Y) \neq p^*",
-        conditions="p* positive, and not the same at all x that share classes",
+        conditions=(
+            "p* positive, and not the same at all x that share classes; apart by 1e-3 in MSE for lambda = 0.5 and "
+            "three or more classes, by 1e-5 elsewhere"
+        ),
         source="derived here",
         controls={"no_information": "lambda is 0: the cross-entropy, minimised from the uniform row"},
         trials=_improper_trials,

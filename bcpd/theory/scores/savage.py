@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcpd.losses import Loss
+from bcpd.losses import LOSSES, Loss
 from bcpd.losses.loss import expected, softmax
 from bcpd.seeds import derive
 from bcpd.theory.claim import Claim, Outcome, Picture, Settings, Trial, sampled_mean
+from bcpd.theory.finite_tables import random_rows
 from bcpd.theory.scores.bregman import SCORES, Score
 from bcpd.theory.scores.identities import TOLERANCE, logits_of_networks, under_weights
+from bcpd.theory.scores.risk_search import RiskSearch
 from bcpd.theory.scores.theorem1 import worlds_for_identities
 from bcpd.theory.scores.versions import claimed_proper
 from bcpd.theory.worlds import World
@@ -22,7 +24,10 @@ from bcpd.theory.worlds import World
 __all__ = ["CLAIMS", "identity_of_score"]
 
 SYMMETRIC = ("brier", "ranked_probability")
-PLACES = ("finite X", "quadrature 1-D", "Monte Carlo 30-D")
+PLACES: tuple[str, ...] = ("finite X", "quadrature 1-D", "Monte Carlo 30-D")
+
+_INSIDE = frozenset({"swapped_arguments", "slope_at_truth"})
+"""Controls that need the score's gradient at p*."""
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
@@ -86,7 +91,12 @@ def _score_of(loss: Loss) -> Score:
 
 def _trials(settings: Settings) -> list[Trial]:
     root = derive(settings.seed, "savage representation")
-    places = PLACES if settings.mixture is None else tuple(world.name for world in worlds_for_identities(settings))
+    places, left_out = PLACES, frozenset[str]()
+    if settings.mixture is not None:
+        (own,) = worlds_for_identities(settings)
+        places = (own.name,)
+        # the logarithmic score has no tangent at the boundary
+        left_out = _INSIDE if bool((own.bayes == 0).any()) else left_out
     trials = []
     if settings.loss is not None:
         loss = claimed_proper(settings.loss)
@@ -98,6 +108,8 @@ def _trials(settings: Settings) -> list[Trial]:
     for score in SCORES.values():
         for number, place in enumerate(places):
             for control in (None, *CONTROLS):
+                if score.name == "log" and control in left_out:
+                    continue
                 run = partial(_evaluate, score, control, settings, number, root)
                 harmless = control == "swapped_arguments" and score.name in SYMMETRIC
                 trials.append(Trial(place, run, control, score.name, harmless=harmless))
@@ -109,6 +121,30 @@ def _evaluate(
 ) -> Outcome:
     world = worlds_for_identities(settings)[number]
     return identity_of_score(score, _wrong(score, control), world, seed, loss)
+
+
+_IMPROPER = ("label_smoothing", "focal", "mae", "generalised_ce", "tempered_ce", "confidence_penalty")
+_PROPER = ("ce", "mse", "spherical", "power", "ranked_probability")
+GAIN = 1e-4
+
+
+def _witness_trials(settings: Settings) -> list[Trial]:
+    """Every improper loss of probabilities, and the strictly proper ones in their place; the p are ours to choose."""
+    if settings.mixture is not None or settings.loss is not None:
+        return []
+    seed = derive(settings.seed, "witness")
+    trials = []
+    for name, control in (*((name, None) for name in _IMPROPER), *((name, "proper") for name in _PROPER)):
+        trials.append(Trial("finite X", partial(_witness, LOSSES[name], seed), control, name))
+    return trials
+
+
+def _witness(loss: Loss, seed: int) -> Outcome:
+    r"""The largest :math:`R_p(p) - \min_q R_p(q)` over twelve p of three classes, with its sign turned."""
+    rows = random_rows(derive(seed, "rows"), 12, 3)
+    search = RiskSearch(loss.function, loss.name, 3, seed)
+    _, least = search.minimise(rows)
+    return Outcome(-float((search.risks(rows.log(), rows) - least).max()), -GAIN)
 
 
 CONTROLS = {
@@ -174,5 +210,17 @@ CLAIMS: tuple[Claim, ...] = (
         CONTROLS,
         _trials,
         _picture,
+    ),
+    Claim(
+        "improper-witness",
+        "C1",
+        "Only if: an improper loss pays for another answer than p",
+        "For an improper loss there is a p whose risk another row lowers.",
+        r"\ell \text{ improper} \;\Rightarrow\; \exists\, p, q:\ "
+        r"\sum_k p_k\,\ell(k, q) < \sum_k p_k\,\ell(k, p)",
+        "Losses of probabilities; p of three classes, each for itself; the least risk is found numerically.",
+        "the definition of propriety; Savage 1971",
+        {"proper": "the loss is strictly proper"},
+        _witness_trials,
     ),
 )

@@ -12,6 +12,8 @@ from bcpd.losses import LOSSES, Loss
 from bcpd.mixtures import FiniteMixture, GaussianMixture
 from bcpd.seeds import derive, generator
 from bcpd.theory.claim import Claim, Outcome, Settings, Trial
+from bcpd.theory.finite_tables import outcome_losses
+from bcpd.theory.linear import exact_parameters, linear_design
 from bcpd.theory.scores import identities
 from bcpd.theory.scores.versions import CONTROLS, LOSSES_CHECKED, MATRIX, Version, claimed_proper, effects_on, version
 from bcpd.theory.worlds import Kind, World, finite_world, quadrature_world, rational_world, sample_world
@@ -50,6 +52,7 @@ def _trials(claim: str, settings: Settings) -> list[Trial]:
     """The claim for every loss and place, and after it the controls of the matrix."""
     root = derive(settings.seed, "theorem 1")
     own = _own_world(claim, settings)
+    without_bearing = _without_bearing(claim, settings, own[0]) if own else frozenset()
     places = _PLACES if own is None else tuple((world.name, world.kind) for world in own)
     losses: Sequence[str | Loss] = LOSSES_CHECKED if settings.loss is None else [_own_loss(settings.loss)]
     trials = []
@@ -61,8 +64,10 @@ def _trials(claim: str, settings: Settings) -> list[Trial]:
             run = partial(_evaluate, claim, loss, settings=settings, root=root, number=number)
             trials.append(Trial(place, partial(run, control=None), loss=label))
             for control, effect in effects_on(claim, label).items():
-                if _possible(claim, control, kind):
-                    harmless = effect == "passes"
+                if control not in without_bearing and _possible(claim, control, kind):
+                    inside = claim == "minimiser-equality" and control == "swapped_arguments"
+                    contained = bool(inside and own and _contains_bayes(settings, own[0]))
+                    harmless = effect == "passes" or contained
                     trials.append(Trial(place, partial(run, control=control), control, label, harmless=harmless))
     return trials
 
@@ -96,9 +101,36 @@ def _own_world(claim: str, settings: Settings) -> Sequence[World] | None:
     if claim == "own-metric":
         return []  # strictness needs a class that misses p*; the inequality itself is a claim of its own
     (world,) = settings.worlds([])
-    if claim == "minimiser-is-bayes" and world.kind != "exact" and not _linear(settings):
-        return []
+    if claim == "minimiser-is-bayes":
+        # a softmax never reaches a p* on the boundary
+        inside = not bool((world.bayes == 0).any()) if world.kind == "exact" else _linear(settings)
+        return [world] if inside else []
     return [world]
+
+
+def _without_bearing(claim: str, settings: Settings, world: World) -> frozenset[str]:
+    """Controls that cannot show in a user's world: what they do has no meaning there, or changes nothing."""
+    bayes = world.bayes
+    minimiser = claim.startswith("minimiser")
+    # no noise to get wrong, or a p* that smoothing and its like leave as it is
+    if float(world.mean(1 - bayes.amax(-1))) < 1e-3:
+        kept = () if minimiser else ("over_K", "label_smoothing", "focal", "mae", "logits")
+        return frozenset(CONTROLS) - frozenset(kept)
+    if _uniform(world):
+        return frozenset(CONTROLS) if minimiser else frozenset({"label_smoothing"})
+    return frozenset({"swapped_arguments"}) if bool((bayes == 0).any()) else frozenset()
+
+
+def _uniform(world: World) -> bool:
+    """Whether p* is uniform at every x, so that smoothing changes nothing."""
+    return float((world.bayes - 1 / world.num_classes).abs().max()) < 1e-3
+
+
+def _contains_bayes(settings: Settings, world: World) -> bool:
+    """Whether linear softmax contains the p* of the user's world."""
+    if world.kind != "exact":
+        return _linear(settings)
+    return exact_parameters(linear_design(world.x), world.log_bayes) is not None
 
 
 def _linear(settings: Settings) -> bool:
@@ -212,6 +244,39 @@ def _claim(id: str, number: str, title: str, statement: str, formula: str, condi
     return Claim(id, number, title, statement, formula, conditions, source, controls, trials)
 
 
+_IMPROPER = ("label_smoothing", "focal", "mae")
+
+
+def _own_gradient_trials(settings: Settings) -> list[Trial]:
+    """Improper losses, or a user's loss, where the gradient identity is tried exactly."""
+    own = None if settings.mixture is None else settings.worlds([])
+    places = [(name, kind) for name, kind in _PLACES if name in _CHEAP] if own is None else [(own[0].name, own[0].kind)]
+    losses = [LOSSES[name] for name in _IMPROPER] if settings.loss is None else [settings.loss]
+    trials = []
+    for loss in losses:
+        # of a user's loss it is not known that it differs from cross-entropy
+        known = settings.loss is None and not (own is not None and _uniform(own[0]))
+        for control in (None, "ce_divergence") if known else (None,):
+            for number, (place, _) in enumerate(places):
+                run = partial(_own_gradient, loss, settings, number, control)
+                trials.append(Trial(place, run, control, loss.name))
+    return trials
+
+
+def _own_gradient(loss: Loss, settings: Settings, number: int, control: str | None) -> Outcome:
+    root = derive(settings.seed, "theorem 1")
+    place = (settings.worlds([]) if settings.mixture else _worlds(settings.level, root).any)[number]
+    distance = version("ce", None).divergence
+
+    def expected_loss(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        if control == "ce_divergence":
+            return distance(p, z.softmax(-1))
+        return (p * outcome_losses(loss, z)).sum(-1)
+
+    tried = Version(loss.function, lambda p: 0 * p[..., 0], expected_loss, lambda z: z)
+    return identities.gradient_identity(tried, place, root, settings.trainer.gradient)
+
+
 _THEOREM = "Hamidi et al., ECCV 2024, Theorem 1; general form: Savage 1971, Gneiting & Raftery 2007"
 
 CLAIMS: tuple[Claim, ...] = (
@@ -233,6 +298,19 @@ CLAIMS: tuple[Claim, ...] = (
         r"\nabla_\theta\,\mathbb{E}\,\ell(y, q_\theta) = \nabla_\theta\,\mathbb{E}\,D_\ell(p^*, q_\theta)",
         "Strictly proper, differentiable losses; expectation over labels, not one realised label.",
         _THEOREM,
+    ),
+    Claim(
+        "own-loss-gradient",
+        "C2",
+        "Any loss: the trainer follows the gradient of the expected loss, not of a distance to p*",
+        "For an improper loss the gradient that the trainer's own code follows is that of the loss expected under p*, "
+        "all the same.",
+        r"\nabla_\theta\,\mathbb{E}\,\ell(y, q_\theta) = "
+        r"\nabla_\theta\,\mathbb{E}\sum_k p^*_k\,\ell(k, q_\theta)",
+        "Differentiable losses, proper or not; expectation over labels, not one realised label.",
+        "the law of total expectation",
+        {"ce_divergence": "the expected loss is replaced by the divergence of cross-entropy, KL(p*, q)"},
+        _own_gradient_trials,
     ),
     _claim(
         "minimiser-equality",
