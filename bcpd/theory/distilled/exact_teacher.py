@@ -283,7 +283,7 @@ CLAIMS: tuple[Claim, ...] = (
             "that ties of the mode leave to 1 - 1/K"
         ),
         formula=(
-            r"L^*_T = 1 - \mathbb{E}\Big[\sum_k (p^*_k / \max_j p^*_j)^{1/T}\Big]^{-1}, \quad "
+            r"L^*_T = 1 - \mathbb{E}\left[\sum_k (p^*_k / \max_j p^*_j)^{1/T}\right]^{-1}, \quad "
             r"T \leq T' \Rightarrow L^*_T \leq L^*_{T'}"
         ),
         conditions="p* positive for the limit 1 - 1/K; the distribution of x stays",

@@ -371,7 +371,7 @@ CLAIMS: tuple[Claim, ...] = (
             "entries is below a threshold that the network's Jacobian sets, and more above it"
         ),
         formula=(
-            r"\sigma^*_{\tilde{f}} < \sigma^*_f \iff \nu < "
+            r"\sigma^*_{\tilde{f}} < \sigma^*_f \Leftrightarrow \nu < "
             r"\frac{\mathbb{E}_x \sum_k \|J_k\|^2 / p^*_k}{\mathbb{E}_x \sum_k \|J_k\|^2 / p_k^{*2}}"
         ),
         conditions=CONDITIONS

@@ -358,7 +358,7 @@ CLAIMS: tuple[Claim, ...] = (
         "The cross-entropy expected under symmetric label noise is the smoothed cross-entropy on clean labels, at the "
         "same rate and for every q; so both end at the same row.",
         r"\mathbb{E}_{\tilde y}[-\log q_{\tilde y}] = "
-        r"\mathbb{E}_y\Big[-\sum_k \big((1-\epsilon)\,e_{y,k} + \tfrac{\epsilon}{K}\big) \log q_k\Big]",
+        r"\mathbb{E}_y\left[-\sum_k ((1-\epsilon)\,e_{y,k} + \frac{\epsilon}{K}) \log q_k\right]",
         "A noisy label is drawn anew from all K classes with probability epsilon. In expectation: the variance of the "
         "gradients differs.",
         "derived here: the loss is linear in its target",
