@@ -462,7 +462,10 @@ def crossover(closer: tuple[str, ...], losses: tuple[str, str] = ("ce", "mse"), 
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
-        (crossover(()), "ce and mse tie: neither is closer to p* at any size tried, nor in the limit."),
+        (
+            crossover(()),
+            "ce and mse tie in the limit, and no size tried (N = 100 and 1,000) tells which is closer to p*.",
+        ),
         (
             crossover(("mse",)),
             "ce beats mse never: mse is closer to p* at every size tried (N >= 100) and in the limit, there by 0.01.",
@@ -500,6 +503,76 @@ def test_the_verdict_in_one_sentence(found: Crossover, sentence: str) -> None:
     assert "misses p*" in lines[0]
     assert "ce: 0.02 + 1 / N" in lines[1] + lines[2]
     assert lines[4].endswith(f"{found.first.loss}  (3 of 100 data sets without an optimum)")
+
+
+@pytest.mark.parametrize(
+    ("differences", "closer", "predicted", "sentence"),
+    [
+        (
+            [(100, 0.0), (1000, 0.1)], ("mse",), 200.0,
+            "The sizes tried (N = 100 and 1,000) do not tell whether ce or mse is closer to p*; mse is in the limit, "
+            "by 0.01; first-order theory: ce is closer up to N = 200.",
+        ),
+        (
+            [(100, 0.0), (300, -0.1), (1000, 0.5)], ("mse",), 200.0,
+            "mse is closer to p* than ce at the sizes that tell (N = 1,000) and in the limit, there by 0.01; N = 100 "
+            "and 300 do not tell; first-order theory: ce is closer up to N = 200.",
+        ),
+        (
+            [(500, 0.1), (1000, 0.5)], ("mse",), None,
+            "mse is closer to p* than ce at the sizes that tell (N = 1,000) and in the limit, there by 0.01; N = 500 "
+            "does not tell.",
+        ),
+        (
+            [(500, 0.5), (1000, 0.5)], ("mse",), 200.0,
+            "ce beats mse never: mse is closer to p* at every size tried (N >= 500) and in the limit, there by 0.01; "
+            "first-order theory: ce is closer up to N = 200.",
+        ),
+    ],
+    ids=["none tells", "one tells", "one does not", "all tell"],
+)  # fmt: skip
+def test_the_verdict_rests_on_the_sizes_that_tell(
+    differences: list[tuple[int, float]], closer: tuple[str, ...], predicted: float | None, sentence: str
+) -> None:
+    points = points_of(differences, 0.1)
+    found = replace(crossover(closer, predicted=predicted), points=points)
+    assert _closer(found.first, found.second, "mse", points) == closer
+    assert found.verdict == sentence
+
+
+def test_where_neither_sizes_nor_limits_of_distances_tell_the_1_over_n_term_does() -> None:
+    ce, mse = hand("ce", 0, 1.5, inside=True), hand("mse", 0, 2.0, inside=True)
+    found = Crossover("mse", ce, mse, points_of([(100, 0.0)], 0.1), None, None, None, None, ("ce",))
+    assert found.verdict == (
+        "The sizes tried (N = 100) do not tell whether ce or mse is closer to p*; ce is as N grows; both reach p* in "
+        "the limit, for which mse needs 1.33 times as many samples."
+    )
+    tied = replace(found, second=replace(mse, n_mse=1.5), points=points_of([(100, -1.0)], 0.1))
+    assert (
+        tied.verdict
+        == "ce beats mse from the start: it is closer to p* at every size tried (N >= 100); in the limit they tie."
+    )
+
+
+def test_few_data_sets_near_the_crossing_do_not_tell() -> None:
+    found = samples_until(WIDE, sizes=[300], replicas=10)
+    assert [point.sign for point in found.points] == [0]
+    assert found.verdict.startswith(
+        "The sizes tried (N = 300) do not tell whether ce or mse is closer to p*; mse is in"
+    )
+    assert found.verdict.endswith("; first-order theory: ce is closer up to N = 725.")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[50.0, 60], [np.int64(50), np.float64(60)], np.array([60, 50]), torch.tensor([50, 60]), range(50, 61, 10)],
+    ids=["float", "numpy", "array", "tensor", "range"],
+)
+def test_sizes_are_whole_numbers_of_any_type(sizes: Any) -> None:
+    found = samples_until(TINY, sizes=sizes, replicas=np.int64(20))
+    expected = samples_until(TINY, sizes=[50, 60], replicas=20)
+    assert [(point.n, point.replicas) for point in found.points] == [(50, 20), (60, 20)]
+    assert [point.difference for point in found.points] == [point.difference for point in expected.points]
 
 
 def test_where_both_reach_p_star_the_verdict_counts_samples() -> None:
@@ -557,7 +630,9 @@ def test_a_loss_and_its_half_tie() -> None:
     """The Brier score divided by K has the same optima on every data set."""
     found = samples_until(TINY, losses=("mse", "mse_mean"), sizes=[50, 400], replicas=100)
     assert found.closer == ()
-    assert found.verdict == "mse and mse_mean tie: neither is closer to p* at any size tried, nor in the limit."
+    assert found.verdict == (
+        "mse and mse_mean tie in the limit, and no size tried (N = 50 and 400) tells which is closer to p*."
+    )
 
 
 def test_in_kl_the_cross_entropy_has_the_smaller_limit() -> None:
@@ -590,6 +665,16 @@ def test_data_sets_without_an_optimum_are_counted() -> None:
         ({"sizes": []}, r"sizes must be whole numbers of samples, at least 2, received \[\]"),
         ({"sizes": [100, 1]}, r"sizes must be whole numbers of samples, at least 2, received \[100, 1\]"),
         ({"sizes": [10.5]}, r"sizes must be whole numbers of samples, at least 2, received \[10\.5\]"),
+        ({"sizes": [math.nan]}, r"sizes must be whole numbers of samples, at least 2, received \[nan\]"),
+        ({"sizes": [math.inf]}, r"sizes must be whole numbers of samples, at least 2, received \[inf\]"),
+        ({"sizes": [True]}, r"sizes must be whole numbers of samples, at least 2, received \[True\]"),
+        ({"sizes": ["100"]}, r"sizes must be whole numbers of samples, at least 2, received \['100'\]"),
+        ({"sizes": "100"}, r"sizes must be whole numbers of samples, at least 2, received 100"),
+        ({"sizes": 100}, r"sizes must be whole numbers of samples, at least 2, received 100"),
+        *(
+            ({"replicas": replicas}, f"replicas must be a whole number of data sets, at least 2, received {replicas}")
+            for replicas in (1, 0, -3, 2.5, math.nan, True)
+        ),
     ],
 )
 def test_mistakes_are_named(arguments: dict[str, Any], message: str) -> None:

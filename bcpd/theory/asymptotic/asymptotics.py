@@ -29,7 +29,7 @@ parametrisation of the same functions, in which all of the above holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,7 +88,15 @@ class Asymptotics:
     well_specified: bool
 
     def expected(self, metric: str, n: float) -> float:
-        """``D + c / n`` for the metric ``mse`` or ``kl``."""
+        """``D + c / n`` for the metric ``mse`` or ``kl``.
+
+        Raises:
+            ValueError: another metric, or an n that is not positive.
+        """
+        if metric not in ("mse", "kl"):
+            raise ValueError(f"metric must be 'mse' or 'kl', received {metric!r}")
+        if not n > 0:
+            raise ValueError(f"n must be a positive number of samples, received {n!r}")
         limit: float = getattr(self, metric)
         coefficient: float = getattr(self, f"n_{metric}")
         return limit + coefficient / n
@@ -109,11 +117,13 @@ def asymptotics(
         model: a design (x to rows), by default ``[x, 1]``: the linear softmax; a network, around its own parameters or
             ``theta``; or a :class:`bcpd.theory.asymptotic.models.Model`.
         loss: a smooth strictly proper loss, or its name in ``LOSSES``.
-        theta: the population optimum ``(P,)``; searched from many starts where it is not given (linear classes only).
+        theta: the population optimum ``(P,)``, float64; where it is not given, searched from many starts (linear
+            classes only).
         seed: of the starts, and of a sample of x.
     Raises:
         ValueError: a loss that is not strictly proper; a class whose Fisher information has no constant rank around
-            the optimum; a ``theta`` that is no minimum; no finite minimum.
+            the optimum; a ``theta`` of another shape or type, or that is no minimum; no finite minimum, or a lower risk
+            at infinity.
     """
     loss = proper_loss(loss)
     law = mixture if isinstance(mixture, Law) else law_of(mixture, seed=seed)
@@ -122,6 +132,7 @@ def asymptotics(
         if isinstance(chosen, NetModel):
             raise ValueError("theta must be given for a network, whose risk has many minima, e.g. NetModel(net).theta")
         theta = _optimum(law, chosen, loss, seed)
+    theta = _checked(theta, chosen)
     _size_limit(law, chosen)
     rank = fisher_rank(law, chosen, theta)
     features = chosen.features(law.x)
@@ -142,11 +153,13 @@ def asymptotics(
     at = chosen.derivatives(theta[None], features, risk)
     hessian = at.hessian[0]
     inner = basis.T @ hessian @ basis
-    least, slope = float(torch.linalg.eigvalsh(inner).min()), float((basis.T @ at.gradient[0]).abs().max())
+    slope = float((basis @ (basis.T @ at.gradient[0])).abs().max())
+    least = float(torch.linalg.eigvalsh(inner).min())
     if least <= 0 or slope > _STATIONARY:
         raise ValueError(
             f"theta must be a minimum of the {loss.name} risk, where its gradient is 0 and its Hessian positive on the "
-            f"identifiable directions, received a gradient of {slope:.2g} and a least curvature of {least:.2g}"
+            f"identifiable directions, received a gradient whose largest entry is {slope:.2g} and a least curvature "
+            f"of {least:.2g} along those directions"
         )
     inverse = basis @ torch.linalg.inv(inner) @ basis.T
     scores = _scores(law, chosen, loss, theta)
@@ -210,32 +223,42 @@ def efficiency_ratio(
 
 
 def model_of(model: Model | Net | Design, law: Law) -> Model:
-    """A design as the class linear in it, a network as the class around it, a model as it is."""
+    """A design (images flattened) as the class linear in it, a network as the class around it, a model as it is."""
     if isinstance(model, Model):
         return model
     if isinstance(model, Net):
         return NetModel(model)
-    return LinearModel(model(law.x).shape[1], law.num_classes, model)
+    return LinearModel(model(law.x.flatten(1)).shape[1], law.num_classes, model)
 
 
-def fisher_rank(law: Law, model: Model, theta: Tensor, *, radius: float = 0.01, draws: int = 8, seed: int = 0) -> int:
-    """The rank of Fisher's information at ``theta``, having checked that it is the same around it.
+def fisher_rank(
+    law: Law,
+    model: Model,
+    theta: Tensor,
+    *,
+    radii: Sequence[float] = (0.01, 0.1, 1.0),
+    draws: int = 3,
+    seed: int = 0,
+) -> int:
+    """The rank of Fisher's information at ``theta``, having checked that it is no larger around it.
 
     A class linear in its parameters has the rank of its design everywhere. For a network the information is computed
-    at ``draws`` points at distance ``radius`` too: a hidden unit that is dead, or the copy of another, has directions
-    whose information vanishes at theta and nowhere else, and no normal limit.
+    at ``draws`` points at each of several distances too: a hidden unit that is dead, blind or the copy of another has
+    directions whose information vanishes at theta and nowhere else, and no normal limit. An analytic class has its
+    largest rank almost everywhere, so that a point far off tells as well as one nearby, where what is new may be too
+    small to be seen. Far off units saturate: a smaller rank there says nothing.
 
     Raises:
-        ValueError: another rank nearby, or eigenvalues that leave the rank open.
+        ValueError: a larger rank around it, or eigenvalues that leave the rank at theta open.
     """
     rank = _rank(_fisher(law, model, theta))
     if isinstance(model, LinearModel):
         return rank
     draw = generator(seed, "neighbourhood")
-    for _ in range(draws):
+    for radius in (radius for radius in radii for _ in range(draws)):
         direction = torch.randn(len(theta), generator=draw, dtype=torch.float64)
-        near = _rank(_fisher(law, model, theta + radius * direction / direction.norm()))
-        if near != rank:
+        near = int((~_is_null(_eigenvalues(_fisher(law, model, theta + radius * direction / direction.norm())))).sum())
+        if near > rank:
             raise ValueError(
                 f"the class is not regular here: Fisher's information has rank {rank} of {model.size} at these "
                 f"parameters, and {near} at a distance of {radius}, so that the estimates have no normal limit"
@@ -254,6 +277,17 @@ def proper_loss(loss: Loss | str) -> Loss:
         proper = sorted(name for name, entry in LOSSES.items() if entry.proper)
         raise ValueError(f"loss must be strictly proper, one of {proper} or your own, received {loss!r}")
     return found
+
+
+def _checked(theta: object, model: Model) -> Tensor:
+    if not isinstance(theta, Tensor) or theta.dtype != torch.float64 or theta.shape != (model.size,):
+        received = f"{theta.dtype} {tuple(theta.shape)}" if isinstance(theta, Tensor) else type(theta).__name__
+        raise ValueError(
+            f"theta must be a float64 tensor ({model.size},) of this class's parameters, received {received}"
+        )
+    if not bool(theta.isfinite().all()):
+        raise ValueError(f"theta must be finite, received {theta.tolist()}")
+    return theta.detach()
 
 
 def _size_limit(law: Law, model: Model) -> None:
@@ -298,9 +332,18 @@ def _information(law: Law, jacobian: Tensor, q: Tensor) -> Tensor:
     return torch.einsum("n,nki,nkj->ij", law.weights, _softmax_jacobian(jacobian, q), jacobian)
 
 
+def _eigenvalues(information: Tensor) -> Tensor:
+    values: Tensor = torch.linalg.eigvalsh((information + information.mT) / 2).clamp(min=0)
+    return values
+
+
+def _is_null(values: Tensor) -> Tensor:
+    return torch.le(values, _NULL * values[-1])
+
+
 def _rank(information: Tensor) -> int:
-    values = torch.linalg.eigvalsh((information + information.mT) / 2).clamp(min=0)
-    null = values <= _NULL * values[-1]
+    values = _eigenvalues(information)
+    null = _is_null(values)
     rank = int((~null).sum())
     if not float(values[-1]) > 0 or float(values[~null].min()) < _GAP * float(values[null].amax() if null.any() else 0):
         raise ValueError(

@@ -27,6 +27,8 @@ __all__ = ["Fit", "Law", "Sample", "Simulation", "best_of_starts", "fit", "law_o
 _CHUNK = 2**20  # logits in one evaluation: 8 MiB an array
 _CELLS = 4096  # up to so many pairs (point, class) a data set is a table of counts
 _STEP = 1e-6  # a full Newton step so short, relative to 1 + the parameters, is the last: about its square is left
+_BELOW = 1e-9  # a risk that is lower by more than this, relative to 1 + its modulus, is lower
+_MANY = 400  # Newton steps for starts that have no minimum after the usual number
 _SINGULAR = 1e-9  # share of the largest curvature below which the smallest does not hold an optimum
 
 
@@ -215,7 +217,8 @@ def minimiser_of(
     """Parameters ``(P,)`` of the lowest population risk found from 0 and ``starts - 1`` random starts.
 
     Raises:
-        ValueError: no start reached a minimum: the infimum lies at infinity, or the parameters are not identified.
+        ValueError: no start reached a minimum, or one without a minimum came below the others' (after many more
+            steps too): the infimum lies at infinity, or the parameters are not identified.
     """
     result = best_of_starts(law, model, loss, seed, starts=starts, spread=spread, rank=rank)
     if not bool(result.finite.any()):
@@ -223,8 +226,26 @@ def minimiser_of(
             f"{loss.name} has no finite minimum in this class on {law.name} from {starts} starts: its parameters run "
             "away, or some of them change nothing (give the rank)"
         )
-    best = torch.where(result.finite, result.value, torch.inf).argmin()
+    best = _lowest(result)
+    below = ~result.finite & (result.value < result.value[best] - _BELOW * (1 + result.value[best].abs()))
+    if bool(below.any()):
+        # slow, or on the way to infinity
+        on = fit(model, law.population(model), loss, result.theta[below], rank=rank, iterations=_MANY)
+        theta, value, finite = (torch.cat([old[~below], new]) for old, new in zip(result, on, strict=True))
+        result = Fit(theta, value, finite)
+        best = _lowest(result)
+        least = torch.where(result.finite, torch.inf, result.value).amin()
+        if bool(least < result.value[best] - _BELOW * (1 + result.value[best].abs())):
+            raise ValueError(
+                f"{loss.name} has no least risk at finite parameters in this class on {law.name}: its lowest minimum "
+                f"found from {starts} starts is {float(result.value[best]):.6g}, but a start whose parameters run away "
+                f"to infinity comes down to {float(least):.6g}"
+            )
     return result.theta[best]
+
+
+def _lowest(result: Fit) -> Tensor:
+    return torch.where(result.finite, result.value, torch.inf).argmin()
 
 
 def best_of_starts(

@@ -63,7 +63,7 @@ def _order_trials(settings: Settings) -> list[Trial]:
 
 
 def _order(case: Case, seed: int, control: str | None) -> Outcome:
-    """The larger of the two violations, and what half as many nodes again change in the distances."""
+    """The larger of the two violations, and what twice the nodes on every axis change in the distances."""
     found = both(case, seed)
     violations = {
         "ce_always": found["ce"].mse - found["mse"].mse,
@@ -93,8 +93,8 @@ def _strict(case: Case, seed: int) -> Outcome:
 def _order_of_many(seed: int, count: int, classes: int) -> Outcome:
     outcomes = []
     for number in range(count):
-        law = law_of(random_line(derive(seed, "mixture", number), classes), nodes=64)
-        outcomes.append(_order(linear_case(law), seed, None))
+        mixture = random_line(derive(seed, "mixture", number), classes)
+        outcomes.append(_order(linear_case(law_of(mixture), law_of(mixture, nodes=256)), seed, None))
     return max(outcomes, key=lambda outcome: outcome.value)
 
 

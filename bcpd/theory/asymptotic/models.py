@@ -75,6 +75,8 @@ class Model(ABC):
 class LinearModel(Model):
     """``features @ theta``: linear in the parameters, ``theta`` read as ``(p, K - 1)`` with the last logit 0.
 
+    The design reads images as rows of pixels.
+
     Args:
         columns: p, of the design.
         num_classes: K.
@@ -91,7 +93,7 @@ class LinearModel(Model):
         self.size = columns * self.free
 
     def features(self, x: Tensor) -> Tensor:
-        return self.design(x)
+        return self.design(x.flatten(1))
 
     def logits(self, theta: Tensor, features: Tensor) -> Tensor:
         free = features @ theta.reshape(-1, self.columns, self.free)

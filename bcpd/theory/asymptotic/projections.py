@@ -119,7 +119,7 @@ def contaminated_plane() -> GaussianMixture:
 
 
 def random_line(seed: int, num_classes: int = 2) -> GaussianMixture:
-    """Classes on a line with three components each: random places, variances, weights and priors."""
+    """Classes on a line with three components each: random places, variances from 1 to 2, weights and priors."""
     draw = generator(seed, "random line", num_classes)
 
     def uniform(*shape: int) -> Tensor:
@@ -128,19 +128,23 @@ def random_line(seed: int, num_classes: int = 2) -> GaussianMixture:
     shape = (num_classes, 3)
     return GaussianMixture(
         6 * uniform(*shape, 1) - 3,
-        0.5 + 1.5 * uniform(*shape, 1, 1),
+        1 + uniform(*shape, 1, 1),
         weights=(2 * uniform(*shape)).softmax(-1),
         priors=(2 * uniform(num_classes)).softmax(-1),
     )
 
 
 def bent_table(seed: int) -> FiniteMixture:
-    """Nine points in the plane, three classes; p* is a linear softmax bent by a turned saddle: it is missed, always."""
+    """Nine points in the plane, three classes; p* is a steep linear softmax bent by x1 x2, so that the class misses it.
+
+    Steep, for where p* is nearly uniform both losses weigh all x alike and have nearly the same optimum; bent by little
+    enough that the Brier score has its optimum at finite parameters.
+    """
     draw = generator(seed, "bent table")
     x = torch.cartesian_prod(*(torch.linspace(-1.0, 1.0, 3, dtype=torch.float64),) * 2)
-    theta = 0.8 * (torch.rand(3, 3, generator=draw, dtype=torch.float64) - 0.5)
-    saddle = x[:, :1].square() - x[:, 1:].square() + x.prod(1, keepdim=True)
-    bend = torch.tensor([3.0, -3.0, 0.0], dtype=torch.float64) * saddle
+    slopes = torch.tensor([[1.0, -0.5, 0.0], [-0.5, 1.0, 0.0], [0.5, 0.0, 0.0]], dtype=torch.float64)
+    theta = slopes + 0.8 * (torch.rand(3, 3, generator=draw, dtype=torch.float64) - 0.5)
+    bend = torch.tensor([1.5, -1.5, 0.0], dtype=torch.float64) * x.prod(1, keepdim=True)
     rows = (linear_design(x) @ theta + bend).softmax(1)
     return FiniteMixture(torch.full((9,), 1 / 9), rows, x)
 
@@ -164,7 +168,7 @@ def grid(law: Law, model: LinearModel, loss: Loss | str, first: Tensor, second: 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A law and a class; ``fine``: the law on more nodes; ``rank``: its identifiable directions, all by default."""
+    """A law and a class; ``fine``: twice the nodes of the law; ``rank``: identifiable directions, all by default."""
 
     law: Law
     model: Model
@@ -183,8 +187,8 @@ def designed_cases(seed: int) -> tuple[Case, ...]:
     line, plane = contaminated(), contaminated_plane()
     return (
         linear_case(law_of(bent_table(seed), "finite X")),
-        linear_case(law_of(line, "quadrature 1-D", nodes=160), law_of(line, nodes=240)),
-        linear_case(law_of(plane, "quadrature 2-D", nodes=88), law_of(plane, nodes=120)),
+        linear_case(law_of(line, "quadrature 1-D", nodes=160), law_of(line, nodes=320)),
+        linear_case(law_of(plane, "quadrature 2-D", nodes=88), law_of(plane, nodes=176)),
     )
 
 

@@ -10,10 +10,12 @@ the same for both losses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, SupportsInt
 
+import numpy as np
 import torch
 from scipy.stats import chi2
 
@@ -73,8 +75,9 @@ class Crossover:
         predicted: where the two first-order laws cross; ``None`` where they do not for any N.
         crossing: the last crossing, from the data sets and the limit; low, high: its 95 % interval. ``None`` where
             there is no crossing, or the sizes do not tell where it is.
-        closer: the closer loss in every stretch of N, from the smallest size simulated to the limit: one name where it
-            does not change, two with one crossing between them. Empty where the losses tie.
+        closer: the closer loss in every stretch of N, from the smallest size that tells the losses apart to the limit:
+            one name where it does not change, two with one crossing between them. It is that of the limit alone where
+            no size tells, and empty where the limit does not either.
     """
 
     metric: Metric
@@ -91,11 +94,28 @@ class Crossover:
     def verdict(self) -> str:
         """The answer in one sentence."""
         a, b, start = self.first.loss, self.second.loss, self.points[0].n
+        told, untold = ([point.n for point in self.points if (point.sign != 0) is so] for so in (True, False))
         if not self.closer:
-            return f"{a} and {b} tie: neither is closer to p* at any size tried, nor in the limit."
+            sizes = _listed([point.n for point in self.points])
+            return f"{a} and {b} tie in the limit, and no size tried (N = {sizes}) tells which is closer to p*."
         if len(self.closer) == 1:
-            answer = "from the start: it" if self.closer[0] == a else f"never: {b}"
-            return f"{a} beats {b} {answer} is closer to p* at every size tried (N >= {start:,}){self._reason()}."
+            (best,) = self.closer
+            if not told:
+                return (
+                    f"The sizes tried (N = {_listed(untold)}) do not tell whether {a} or {b} is closer to p*; "
+                    f"{best} is{self._reason(alone=True)}{self._theory()}."
+                )
+            if untold:
+                return (
+                    f"{best} is closer to p* than {b if best == a else a} at the sizes that tell (N = {_listed(told)})"
+                    f"{self._reason()}; N = {_listed(untold)} {'does' if len(untold) == 1 else 'do'} not tell"
+                    f"{self._theory()}."
+                )
+            answer = "from the start: it" if best == a else f"never: {b}"
+            return (
+                f"{a} beats {b} {answer} is closer to p* at every size tried (N >= {start:,}){self._reason()}"
+                f"{self._theory()}."
+            )
         at = self._where()
         if self.closer[-1] == a:
             return f"{a} beats {b} {at}{self._reason()}."
@@ -112,14 +132,29 @@ class Crossover:
             return f"from some N above {max(behind):,} on{more}{guess}"
         return f"from N = {_count(self.crossing)} on{more} (95 %: {_count(self.low)} to {_count(self.high)}{guess})"
 
-    def _reason(self) -> str:
-        ahead, behind = self.first, self.second
-        if self.closer[-1] != ahead.loss:
-            ahead, behind = behind, ahead
+    def _theory(self) -> str:
+        """Where the first-order laws cross, for verdicts without a crossing."""
+        if self.predicted is None or not _limit_sign(self.first, self.second, self.metric):
+            return ""
+        return f"; first-order theory: {self._behind().loss} is closer up to N = {_count(self.predicted)}"
+
+    def _behind(self) -> Asymptotics:
+        return self.second if self.closer[-1] == self.first.loss else self.first
+
+    def _reason(self, alone: bool = False) -> str:
+        """What the limit says; ``alone``: with no size before it."""
+        behind = self._behind()
+        ahead = self.first if behind is self.second else self.second
+        if not _limit_sign(self.first, self.second, self.metric):
+            return "; in the limit they tie"
         if ahead.well_specified:
             ratio = getattr(behind, f"n_{self.metric}") / getattr(ahead, f"n_{self.metric}")
-            return f"; both reach p* in the limit, for which {behind.loss} needs {ratio:.3g} times as many samples"
-        return f" and in the limit, there by {getattr(behind, self.metric) - getattr(ahead, self.metric):.3g}"
+            each = " as N grows" if alone else ""
+            return (
+                f"{each}; both reach p* in the limit, for which {behind.loss} needs {ratio:.3g} times as many samples"
+            )
+        gap = f"{getattr(behind, self.metric) - getattr(ahead, self.metric):.3g}"
+        return f" in the limit, by {gap}" if alone else f" and in the limit, there by {gap}"
 
     def __str__(self) -> str:
         a, b = self.first, self.second
@@ -150,8 +185,8 @@ def samples_until(
     *,
     losses: tuple[Loss | str, Loss | str] = ("ce", "mse"),
     metric: Metric = "mse",
-    sizes: Sequence[int] | None = None,
-    replicas: int | None = None,
+    sizes: Iterable[SupportsInt] | None = None,
+    replicas: SupportsInt | None = None,
     seed: int = 0,
 ) -> Crossover:
     """How many samples until the first loss is closer to p* than the second, by theory and by simulation.
@@ -165,11 +200,13 @@ def samples_until(
         model: a design, x ``(n, d)`` to rows ``(n, p)``; ``[x, 1]`` by default, the linear softmax.
         losses: two smooth strictly proper losses, or their names in ``LOSSES``.
         metric: ``mse`` or ``kl``, of the trained probabilities to p*.
-        sizes: the N to simulate; by default seven around the predicted crossing, or from 100 to 6,400.
-        replicas: data sets a size; by default 2,000 on small finite X, else up to 1,000, of 800,000 pairs in all.
+        sizes: the N to simulate, whole numbers of any type; by default seven around the predicted crossing, or from
+            100 to 6,400.
+        replicas: data sets a size, at least 2; by default 2,000 on small finite X, else up to 1,000, of 800,000
+            pairs in all.
         seed: of the data sets.
     Raises:
-        ValueError: an unknown metric or loss, the same loss twice, sizes that are no whole numbers of samples; as
+        ValueError: an unknown metric or loss, the same loss twice, sizes or replicas that are no whole numbers; as
             :func:`bcpd.theory.asymptotic.asymptotics.asymptotics`.
     """
     first, second = (proper_loss(loss) for loss in losses)
@@ -177,22 +214,24 @@ def samples_until(
         raise ValueError(f"losses must be two different ones, received {first.name!r} twice")
     if metric not in ("mse", "kl"):
         raise ValueError(f"metric must be 'mse' or 'kl', received {metric!r}")
-    if sizes is not None and (not sizes or any(n < 2 or int(n) != n for n in sizes)):
-        raise ValueError(f"sizes must be whole numbers of samples, at least 2, received {list(sizes)}")
+    chosen_sizes: Sequence[int] | None = None if sizes is None else _size_list(sizes)
+    count = None if replicas is None else _whole(replicas)
+    if replicas is not None and count is None:
+        raise ValueError(f"replicas must be a whole number of data sets, at least 2, received {replicas!r}")
     law = mixture if isinstance(mixture, Law) else law_of(mixture, seed=seed)
     chosen = model_of(model, law)
     one, two = (asymptotics(law, chosen, loss, seed=seed) for loss in (first, second))
     predicted = _first_order_crossing(one, two, metric)
-    if sizes is None:
-        sizes = _sizes(predicted, max(20, 5 * one.rank), 10**9 if law.tabular else _LARGEST)
+    if chosen_sizes is None:
+        chosen_sizes = _sizes(predicted, max(20, 5 * one.rank), 10**9 if law.tabular else _LARGEST)
     points = []
-    for n in sorted(set(sizes)):
-        count = replicas or (2000 if law.tabular else max(50, min(1000, _PAIRS // n)))
+    for n in sorted(set(chosen_sizes)):
+        drawn = count or (2000 if law.tabular else max(50, min(1000, _PAIRS // n)))
         starts = [(first, one.theta), (second, two.theta)]
-        run = simulate(law, chosen, starts, n, count, derive(seed, "samples"), rank=one.rank)
+        run = simulate(law, chosen, starts, n, drawn, derive(seed, "samples"), rank=one.rank)
         means = (run.mean(metric, first.name), run.mean(metric, second.name))
         difference = run.mean(metric, first.name, minus=second.name)
-        points.append(SizePoint(n, *means, difference, count, run.excluded))
+        points.append(SizePoint(n, *means, difference, drawn, run.excluded))
     closer = _closer(one, two, metric, points)
     crossing = low = high = None
     if len(closer) > 1:
@@ -217,16 +256,38 @@ def _first_order_crossing(first: Asymptotics, second: Asymptotics, metric: Metri
     return coefficients / gap if gap * coefficients > 0 else None
 
 
+def _size_list(sizes: Iterable[SupportsInt]) -> list[int]:
+    """The sizes as integers, whatever holds them."""
+    received = sizes.tolist() if isinstance(sizes, (torch.Tensor, np.ndarray)) else sizes
+    listed = list(received) if isinstance(received, Iterable) and not isinstance(received, (str, bytes)) else []
+    found = [whole for value in listed if (whole := _whole(value)) is not None]
+    if not listed or len(found) < len(listed):
+        shown = listed if listed else received
+        raise ValueError(f"sizes must be whole numbers of samples, at least 2, received {shown}")
+    return found
+
+
+def _whole(value: object) -> int | None:
+    """A whole number of any type, at least 2, as an integer; ``None`` for anything else."""
+    if isinstance(value, (torch.Tensor, np.generic)) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) and value >= 2 else None
+
+
+def _limit_sign(first: Asymptotics, second: Asymptotics, metric: Metric) -> int:
+    """-1 where the first loss is closer in the limit, or by its 1/N term where both reach p*; 0 where they tie."""
+    name = f"n_{metric}" if first.well_specified else metric
+    gap, scale = getattr(first, name) - getattr(second, name), getattr(first, name)
+    if abs(gap) <= 1e-9 * scale:
+        return 0
+    return -1 if gap < 0 else 1
+
+
 def _closer(first: Asymptotics, second: Asymptotics, metric: Metric, points: Sequence[SizePoint]) -> tuple[str, ...]:
     """The closer loss along N, repetitions and undecided sizes left out; the last is that of the limit."""
-    if first.well_specified:
-        gap = getattr(first, f"n_{metric}") - getattr(second, f"n_{metric}")
-        scale = getattr(first, f"n_{metric}")
-    else:
-        gap, scale = getattr(first, metric) - getattr(second, metric), getattr(first, metric)
-    signs = [point.sign for point in points]
-    if abs(gap) > 1e-9 * scale:
-        signs.append(-1 if gap < 0 else 1)
+    signs = [*(point.sign for point in points), _limit_sign(first, second, metric)]
     names = [first.loss if sign < 0 else second.loss for sign in signs if sign]
     return tuple(name for place, name in enumerate(names) if place == 0 or names[place - 1] != name)
 
@@ -265,6 +326,10 @@ def _crossing(points: Sequence[SizePoint], limit: float, seed: int) -> tuple[flo
 
 def _number(estimate: Estimate) -> str:
     return f"{estimate.value:.4g} +- {1.96 * estimate.stderr:.1g}"
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(f"{n:,}" for n in sizes[:-1]) + (" and " if len(sizes) > 1 else "") + f"{sizes[-1]:,}"
 
 
 def _count(n: float) -> str:
