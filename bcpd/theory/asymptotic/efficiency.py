@@ -44,9 +44,9 @@ SEPARATIONS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75,
 FLAT = 0.06
 """How much N MSE may change from N = 1000 to 4000, before standard errors count, as a share of itself.
 
-N MSE is c (1 + a/N) up to the next order, and the change 0.75 a / 1000. Over 100,000 data sets a was at most 47 (the
-Brier score, two Gaussians 3 apart), a change of 0.035; 0.06 leaves room for an a of 80 in other places. A user's
-mixture starts at the N where a/N is about 0.05 (:func:`.regular.settled_size`), a change of 0.0375.
+N MSE is c (1 + a/N) up to the next order, and the change 0.75 a / 1000. Over 100,000 data sets on finite X and on two
+Gaussians 3 apart |a| was at most 47 (the latter, Brier score), a change of 0.035; 0.06 leaves room for 80 in other
+places. A user's mixture starts at the N where a/N is about 0.05 (:func:`.regular.settled_size`), a change of 0.0375.
 """
 
 

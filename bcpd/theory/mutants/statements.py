@@ -206,6 +206,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # -------------------------------------------------------------------------------------------------- asymptotics
     Mutant(
+        "probabilities-apart",
+        "bcpd.theory.asymptotic.asymptotics:_softmax_jacobian",
+        '(jacobian - torch.einsum("nk,nkp->np", q, jacobian)[:, None])',
+        "jacobian",
+        "the derivative of the softmax is taken class by class, without that of its sum",
+        "information-identity/ce/finite X",
+    ),
+    Mutant(
         "sandwich-without-bread",
         "bcpd.theory.asymptotic.asymptotics:asymptotics",
         "covariance = inverse @ score_covariance @ inverse",
