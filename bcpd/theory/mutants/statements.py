@@ -199,7 +199,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "cmi-reversed",
         "bcpd.theory.parts.information:_cmi",
-        "simplex.kl(rows[:, None, :], centroids(mass, truth, rows))",
+        "simplex.kl(rows[:, None, :], centroids(mass, truth, rows).clamp(min=1e-300))",
         "simplex.kl(centroids(mass, truth, rows), rows[:, None, :])",
         "KL runs from the centroid to the row",
         "cmi-three-ways/finite X/K=5",
