@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ArrayLike", "float64", "labels", "probability_rows"]
+__all__ = ["ArrayLike", "float64", "labels", "log_softmax", "probability_rows", "softmax"]
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any] | float
 
@@ -84,3 +84,21 @@ def probability_rows(value: ArrayLike, name: str, tolerance: float = 1e-4, num_c
             f"{where}received [{shown}] with sum {float(row.sum()):.6g}"
         )
     return rows
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Log-softmax over the last axis, along whichever axis the memory runs.
+
+    A row of few classes fills no vector register: where the logits are a transposed view, ``(..., B, K)`` over a
+    memory of ``(..., K, B)`` as those of :class:`bcpd.nets.MLP` are, many rows go down the class axis at once.
+    """
+    return logits.mT.log_softmax(-2).mT if _class_major(logits) else logits.log_softmax(-1)
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Softmax over the last axis; see :func:`log_softmax`."""
+    return logits.mT.softmax(-2).mT if _class_major(logits) else logits.softmax(-1)
+
+
+def _class_major(logits: Tensor) -> bool:
+    return logits.ndim > 1 and logits.stride(-1) != 1 and logits.stride(-2) == 1

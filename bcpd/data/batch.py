@@ -20,6 +20,7 @@ class Batch:
         index: ``(...)`` int64, where each example stands in its source; memory banks and caches key on it.
         log_bayes: ``(..., K)`` float64, exact log p*(x), or None where p* is unknown.
         labelled: ``(...)`` bool, False where a semi-supervised method must not look at ``y``; None: all are.
+        targets: ``(..., K)``, the probability rows that the source was given to learn from, or None.
         extra: further tensors of the same leading shape by name, e.g. ``view`` where an augmentation was drawn.
     """
 
@@ -28,6 +29,7 @@ class Batch:
     index: Tensor
     log_bayes: Tensor | None = None
     labelled: Tensor | None = None
+    targets: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property

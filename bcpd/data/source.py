@@ -14,7 +14,7 @@ from torch import Tensor
 from bcpd.data.augment import crop_flip, view_numbers
 from bcpd.data.batch import Batch
 from bcpd.data.images import Normalisation
-from bcpd.tensors import ArrayLike, float64, labels
+from bcpd.tensors import ArrayLike, float64, labels, probability_rows
 
 if TYPE_CHECKING:
     from bcpd.mixtures import Mixture
@@ -42,20 +42,22 @@ class InMemory:
         num_classes: K >= 2.
         log_bayes: exact log p*(x), ``(N, K)`` or ``(R, N, K)``; kept in float64.
         labelled: bool of ``y``'s shape, False where a semi-supervised method must not look at ``y``.
+        targets: probability rows to learn from instead of labels, ``(N, K)`` or ``(R, N, K)``: a teacher's, a noisy
+            p*; held in ``dtype``. Refused with ``augment``: they belong to the x that they were made for.
         augment: ``"crop-flip"``, see :mod:`bcpd.data.augment`; ``shape`` must be (C, H, W).
         normalise: moments by channel (the first axis of ``shape``), applied last; uint8 is scaled to [0, 1] first.
         symmetries: augmentations that leave p* unchanged, as the mixture declares them.
         dtype: of the x a batch holds.
 
     Attributes:
-        x, y, log_bayes, labelled: as above, on ``device``.
+        x, y, log_bayes, labelled, targets: as above, on ``device``.
         shape: of one x.
         replicas: R, or None.
 
     Raises:
         ValueError: shapes that do not belong together, labels out of range, values that are not finite, rows of
-            ``log_bayes`` that do not sum to one; or ``augment`` where p* is known and the augmentation is none of its
-            symmetries, for then ``log_bayes`` would be that of another x.
+            ``log_bayes`` or ``targets`` that do not sum to one; or ``augment`` where targets are given, or p* is known
+            and the augmentation is none of its symmetries, for then the rows would be those of another x.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class InMemory:
         num_classes: int,
         log_bayes: ArrayLike | None = None,
         labelled: ArrayLike | None = None,
+        targets: ArrayLike | None = None,
         augment: Augmentation | None = None,
         normalise: Normalisation | None = None,
         symmetries: Collection[str] = frozenset(),
@@ -98,6 +101,7 @@ class InMemory:
         self.shape: tuple[int, ...] = tuple(values.shape[self.y.ndim :])
         self.log_bayes = None if log_bayes is None else self._checked_log_bayes(log_bayes).to(device)
         self.labelled = None if labelled is None else self._checked_mask(labelled).to(device)
+        self.targets = None if targets is None else self._checked_targets(targets).to(device)
         self._check_augmentation()
         self._affine = None if normalise is None else self._normalising_map(normalise)
 
@@ -195,8 +199,32 @@ class InMemory:
             index=positions,
             log_bayes=None if self.log_bayes is None else take(self.log_bayes),
             labelled=None if self.labelled is None else take(self.labelled),
+            targets=None if self.targets is None else take(self.targets),
             extra=extra,
         )
+
+    def with_targets(self, targets: ArrayLike | None) -> Self:
+        """The same examples with other probability rows to learn from, ``(N, K)`` or ``(R, N, K)``; None: none.
+
+        Rows ``(R, N, K)`` on a source without replicas make R replicas of its examples.
+        """
+        given = copy.copy(self)
+        if targets is not None and self.replicas is None and _tensor(targets).ndim == 3:
+            replicas = len(_tensor(targets))
+            given = self._mapped(lambda tensor: tensor.expand(replicas, *tensor.shape).contiguous())
+        given.targets = None if targets is None else given._checked_targets(targets).to(self.device)
+        given._check_augmentation()
+        return given
+
+    def without_bayes(self) -> Self:
+        """The same examples, p* forgotten: batches are gathered without it."""
+        bare = copy.copy(self)
+        bare.log_bayes = None
+        return bare
+
+    def inputs(self, index: Tensor) -> Tensor:
+        """The x of :meth:`batch` alone, unaugmented."""
+        return self._finish(self._rows(self._checked_index(index))(self.x))
 
     def subset(self, index: Tensor) -> Self:
         """The source of the examples at ``index``, which are numbered from 0 again.
@@ -220,7 +248,9 @@ class InMemory:
         """A 128-bit hexadecimal hash of everything a batch depends on, the same on every device."""
         settings = (self.num_classes, str(self.dtype), self.augment, self.normalise)
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16, person=b"bcpd.source")
-        for name in ("x", "y", "log_bayes", "labelled"):
+        # a source without targets keeps the hash it had before there were any
+        last = () if self.targets is None else ("targets",)
+        for name in ("x", "y", "log_bayes", "labelled", *last):
             tensor = getattr(self, name)
             digest.update(f"\x1f{name}".encode())
             if tensor is not None:
@@ -234,6 +264,7 @@ class InMemory:
         mapped.x, mapped.y = change(self.x), change(self.y)
         mapped.log_bayes = None if self.log_bayes is None else change(self.log_bayes)
         mapped.labelled = None if self.labelled is None else change(self.labelled)
+        mapped.targets = None if self.targets is None else change(self.targets)
         return mapped
 
     def _rows(self, positions: Tensor) -> Callable[[Tensor], Tensor]:
@@ -302,6 +333,14 @@ class InMemory:
             )
         return rows
 
+    def _checked_targets(self, targets: ArrayLike) -> Tensor:
+        rows = probability_rows(targets, "targets", num_classes=self.num_classes, tolerance=1e-4)
+        if rows.shape != (*self.y.shape, self.num_classes):
+            raise ValueError(
+                f"targets must have shape {(*self.y.shape, self.num_classes)}, received {tuple(rows.shape)}"
+            )
+        return rows.to(self.dtype)
+
     def _checked_mask(self, labelled: ArrayLike) -> Tensor:
         mask = _tensor(labelled)
         if mask.dtype != torch.bool or mask.shape != self.y.shape:
@@ -318,6 +357,8 @@ class InMemory:
             raise ValueError(f"augment must be None or one of {get_args(Augmentation)}, received {self.augment!r}")
         if len(self.shape) != 3:
             raise ValueError(f"{self.augment} needs images of shape (C, H, W), received x of shape {self.shape}")
+        if self.targets is not None:
+            raise ValueError(f"augment={self.augment!r} changes x, but targets belong to the x they were made for")
         if self.log_bayes is not None and self.augment not in self.symmetries:
             raise ValueError(
                 f"augment={self.augment!r} would change p*(x), which is known here; declared symmetries: "

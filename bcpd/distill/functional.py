@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from bcpd.tensors import log_softmax
 
 __all__ = ["kd", "masked_mean"]
 
@@ -31,8 +32,8 @@ def kd(z_s: Tensor, z_t: Tensor, temperature: float = 4.0) -> Tensor:
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, received {temperature}")
     wide = torch.promote_types(torch.promote_types(z_s.dtype, z_t.dtype), torch.float32)
-    log_s = functional.log_softmax(z_s.to(wide) / temperature, dim=-1)
-    log_t = functional.log_softmax(z_t.detach().to(wide) / temperature, dim=-1)
+    log_s = log_softmax(z_s.to(wide) / temperature)
+    log_t = log_softmax(z_t.detach().to(wide) / temperature)
     t = log_t.exp()
     gap = torch.where(t == 0, 0.0, log_t) - torch.where(t == 0, 0.0, log_s)
     return temperature**2 * (t * gap).sum(-1)

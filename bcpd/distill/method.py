@@ -24,12 +24,19 @@ from torch import Tensor, nn
 
 from bcpd.data import Batch, InMemory
 from bcpd.nets import Views
+from bcpd.tensors import log_softmax
 
 __all__ = ["Method", "Phase", "check_needs"]
 
 VIEW_NAMES = ("logits", "pooled", "stages", "preacts")
 NEEDS = frozenset(
-    {"bayes", "labels", "teacher", *(f"{who}.{view}" for who in ("teacher", "student") for view in VIEW_NAMES)}
+    {
+        "bayes",
+        "labels",
+        "targets",
+        "teacher",
+        *(f"{who}.{view}" for who in ("teacher", "student") for view in VIEW_NAMES),
+    }
 )
 
 
@@ -63,9 +70,10 @@ class Method(nn.Module, ABC):
     """What a network is trained with. Subclass it, set ``needs`` and write :meth:`loss`.
 
     Attributes:
-        needs: subset of ``bayes`` (the source knows p*), ``labels`` (some example is labelled), ``teacher``, and
-            ``teacher.X`` / ``student.X`` for a view X in ``logits``, ``pooled``, ``stages``, ``preacts``. Sample
-            indices are in every batch.
+        needs: subset of ``bayes`` (the source knows p*), ``labels`` (some example is labelled), ``targets`` (the
+            source was given rows to learn from), ``teacher``, and ``teacher.X`` / ``student.X`` for a view X in
+            ``logits``, ``pooled``, ``stages``, ``preacts``; a student's views other than its logits, and p*, are there
+            only where they were asked for. Sample indices are in every batch.
         score: the validation score by which ``best_score`` is chosen, ``nll`` or ``brier``.
     """
 
@@ -104,7 +112,11 @@ class Method(nn.Module, ABC):
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Log-probabilities of the trained network, by which it is measured and distilled; log-softmax by default."""
-        return logits.log_softmax(-1)
+        return log_softmax(logits)
+
+    def scores(self, replicas: int | None) -> list[str]:
+        """The validation score of each replica (of one in all, without replicas)."""
+        return [self.score] * (1 if replicas is None else replicas)
 
     def describe(self) -> dict[str, Any]:
         """JSON-able settings; part of the run's identity. Default: the class name and its plain attributes."""
@@ -130,6 +142,10 @@ def check_needs(method: Method, source: InMemory, student: Views, teacher: Views
         if need == "bayes":
             if source.log_bayes is None:
                 raise ValueError(f"{name} needs p*(x) for every training input, but the source does not know it")
+            continue
+        if need == "targets":
+            if source.targets is None:
+                raise ValueError(f"{name} learns from given rows, but the source has no targets")
             continue
         if need == "labels":
             if source.labelled is not None and not bool(source.labelled.any(-1).all()):

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from scipy.special import wrightomega
 from torch import Tensor
-from torch.nn import functional
 
 from bcpd import simplex
 from bcpd.losses.loss import Loss, expected, softmax, wide
+from bcpd.tensors import log_softmax
 
 __all__ = ["MAE", "confidence_penalty", "focal", "generalised_ce", "label_smoothing", "tempered_ce"]
 
@@ -46,7 +46,7 @@ def label_smoothing(epsilon: float = 0.1) -> Loss:
         return simplex.project((q - epsilon / q.shape[-1]) / (1 - epsilon))
 
     def function(logits: Tensor, target: Tensor) -> Tensor:
-        log_q = functional.log_softmax(wide(logits), dim=-1)
+        log_q = log_softmax(wide(logits))
         uniform = epsilon * log_q.mean(-1) if epsilon else 0.0
         return (1 - epsilon) * expected(-log_q, target) - uniform
 
@@ -70,7 +70,7 @@ def focal(gamma: float = 2.0) -> Loss:
         raise ValueError(f"gamma must be >= 0, received {gamma}")
 
     def function(logits: Tensor, target: Tensor) -> Tensor:
-        log_q = functional.log_softmax(wide(logits), dim=-1)
+        log_q = log_softmax(wide(logits))
         # q = 1 costs 0 with derivative 0, but a power below 1 would differentiate to inf * 0 there
         certain = log_q == 0
         rest = -torch.where(certain, -1.0, log_q).expm1()
@@ -160,7 +160,7 @@ def generalised_ce(exponent: float = 0.7) -> Loss:
         raise ValueError(f"exponent must lie in (0, 1), received {exponent}")
 
     def function(logits: Tensor, target: Tensor) -> Tensor:
-        log_q = functional.log_softmax(wide(logits), dim=-1)
+        log_q = log_softmax(wide(logits))
         return expected(-(exponent * log_q).expm1() / exponent, target)
 
     return Loss(
@@ -188,7 +188,7 @@ def tempered_ce(temperature: float = 2.0) -> Loss:
         raise ValueError(f"temperature must be > 0 and finite, received {temperature}")
 
     def function(logits: Tensor, target: Tensor) -> Tensor:
-        return expected(-functional.log_softmax(wide(logits) / temperature, dim=-1), target)
+        return expected(-log_softmax(wide(logits) / temperature), target)
 
     return Loss(
         "tempered_ce",
@@ -223,7 +223,7 @@ def confidence_penalty(beta: float = 0.3) -> Loss:
         raise ValueError(f"beta must be >= 0 and finite, received {beta}")
 
     def function(logits: Tensor, target: Tensor) -> Tensor:
-        log_q = functional.log_softmax(wide(logits), dim=-1)
+        log_q = log_softmax(wide(logits))
         # 0 log 0 = 0, also in the gradient
         entropy = -(log_q.exp() * torch.where(log_q == -torch.inf, 0.0, log_q)).sum(-1)
         return expected(-log_q, target) - beta * entropy

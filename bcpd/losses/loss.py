@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bcpd import tensors
 from bcpd.tensors import ArrayLike, probability_rows
 
 __all__ = [
@@ -29,7 +30,7 @@ ReadOut = Callable[[Tensor], Tensor]
 
 def softmax(logits: Tensor) -> Tensor:
     """The usual read-out."""
-    return functional.softmax(logits, dim=-1)
+    return tensors.softmax(logits)
 
 
 def identity(p: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from bcpd import simplex
 from bcpd.losses.loss import Loss, expected, identity, softmax, target_rows, wide
-from bcpd.tensors import ArrayLike, probability_rows
+from bcpd.tensors import ArrayLike, log_softmax, probability_rows
 
 __all__ = ["CE", "MSE", "MSE_MEAN", "RANKED_PROBABILITY", "SPHERICAL", "power"]
 
@@ -31,7 +31,7 @@ def _rows(p: ArrayLike, q: ArrayLike) -> tuple[Tensor, Tensor]:
 
 
 def _ce(logits: Tensor, target: Tensor) -> Tensor:
-    return expected(-functional.log_softmax(wide(logits), dim=-1), target)
+    return expected(-log_softmax(wide(logits)), target)
 
 
 def _mse(logits: Tensor, target: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def _squared_distance_mean(p: ArrayLike, q: ArrayLike) -> Tensor:
 
 
 def _spherical(logits: Tensor, target: Tensor) -> Tensor:
-    log_q = functional.log_softmax(wide(logits), dim=-1)
+    log_q = log_softmax(wide(logits))
     log_norm = torch.logsumexp(2 * log_q, dim=-1, keepdim=True) / 2
     return expected(-(log_q - log_norm).exp(), target)
 
@@ -93,7 +93,7 @@ def power(exponent: float = 1.5) -> Loss:
         raise ValueError(f"exponent must be > 1 and finite, received {exponent}")
 
     def function(logits: Tensor, target: Tensor) -> Tensor:
-        log_q = functional.log_softmax(wide(logits), dim=-1)
+        log_q = log_softmax(wide(logits))
         total = (exponent * log_q).exp().sum(-1, keepdim=True)
         return expected((exponent - 1) * total - exponent * ((exponent - 1) * log_q).exp(), target)
 

@@ -52,6 +52,13 @@ class Net(nn.Module, ABC):
         self.input_shape = tuple(input_shape)
         self.replicas = replicas
 
+    by_hand = False
+    """Whether :meth:`backward` is there: gradients of the parameters from that of the logits, without a graph."""
+
     @abstractmethod
     def forward(self, x: Tensor) -> Views:
         """Views of ``x``."""
+
+    def backward(self, x: Tensor, views: Views, gradient: Tensor) -> None:
+        """Set the ``grad`` of every parameter, given what the network saw, showed, and the logits' gradient."""
+        raise NotImplementedError(f"{type(self).__name__} has no gradient by hand")

@@ -1,17 +1,23 @@
 """One trainer for teachers and students, toys and images."""
 
 from bcpd.train.checkpoint import CheckpointError
-from bcpd.train.evaluation import log_probabilities
+from bcpd.train.evaluation import EvaluationSet, MeasuredSets, Metrics, PathMetrics, log_probabilities
 from bcpd.train.fit import Progress, fit
 from bcpd.train.fitted import Fitted, ReadOut
 from bcpd.train.one_step import followed_gradient
+from bcpd.train.plan import Plan, plan
 from bcpd.train.recipe import Constant, Cosine, Recipe, Schedule, Step
 
 __all__ = [
     "CheckpointError",
     "Constant",
     "Cosine",
+    "EvaluationSet",
     "Fitted",
+    "MeasuredSets",
+    "Metrics",
+    "PathMetrics",
+    "Plan",
     "Progress",
     "ReadOut",
     "Recipe",
@@ -20,4 +26,5 @@ __all__ = [
     "fit",
     "followed_gradient",
     "log_probabilities",
+    "plan",
 ]

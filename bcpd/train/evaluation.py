@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,14 @@ from bcpd.data import InMemory
 from bcpd.distill import Method
 from bcpd.losses import LOSSES
 
-__all__ = ["EvaluationSet", "PathMetrics", "log_probabilities"]
+__all__ = ["EvaluationSet", "MeasuredSets", "Metrics", "PathMetrics", "log_probabilities"]
 
-CHUNK_ELEMENTS = 2**18  # inputs of one forward pass, counted in numbers
+Metrics = Callable[[nn.Module], dict[str, list[float]]]
+"""What measures a network after every epoch: by name, one number a replica."""
+
+CHUNK_ELEMENTS = 2**18
+CHUNK_ROWS = 2**11
+"""Most numbers, and most rows over all replicas, of one forward pass: its hidden layers stay in a core's cache."""
 
 
 class EvaluationSet:
@@ -27,19 +33,24 @@ class EvaluationSet:
         self.y = _gather(source.y, index)
         self.bayes: Tensor | None = None
         if source.log_bayes is not None:
-            self.bayes = _gather(source.log_bayes, index, trailing=1).exp()
+            self.bayes = _by_class(_gather(source.log_bayes, index, trailing=1).exp())
             self.entropy = simplex.entropy(self.bayes).mean(-1)
             self.top = self.bayes.amax(-1)
 
     def logits(self, net: nn.Module) -> Tensor:
         """Logits ``(..., n, K)`` of a network on the clean (unaugmented) inputs, in eval mode, without gradient."""
-        return torch.cat([net(x).logits for x in self._inputs()], dim=-2)
+        return torch.cat([net(x).logits.mT for x in self._inputs()], dim=-1).mT
 
     def _inputs(self) -> Iterator[Tensor]:
         replicas = self.index.shape[0] if self.index.ndim == 2 else 1
-        step = max(1, CHUNK_ELEMENTS // (replicas * math.prod(self.source.shape)))
+        step = max(1, min(CHUNK_ROWS, CHUNK_ELEMENTS // math.prod(self.source.shape)) // replicas)
         for chunk in torch.split(self.index, step, dim=-1):
-            yield self.source.batch(chunk).x
+            yield self.source.inputs(chunk)
+
+
+def _by_class(rows: Tensor) -> Tensor:
+    """The same ``(..., n, K)`` over a memory of ``(..., K, n)``, that of the logits: sums over classes run along it."""
+    return rows.mT.contiguous().mT
 
 
 def _gather(values: Tensor, index: Tensor, trailing: int = 0) -> Tensor:
@@ -50,9 +61,34 @@ def _gather(values: Tensor, index: Tensor, trailing: int = 0) -> Tensor:
     return values[rows, index]
 
 
+def _top(rows: Tensor) -> Tensor:
+    """The largest entry's class, ``(...)``, found along the axis that the rows run over in memory."""
+    top: Tensor = rows.mT.max(-2).indices
+    return top
+
+
 def _where_defined(rows: Tensor, values: Tensor) -> Tensor:
     """``values`` in float64, ``nan`` where the network's row is: an argmax of ``nan`` may look a good prediction."""
     return torch.where(rows.isnan().any(-1), torch.nan, values.double())
+
+
+class MeasuredSets(NamedTuple):
+    """What a training can be measured on.
+
+    Attributes:
+        method: with the read-out, ``method.log_probabilities(logits)``.
+        teacher: of a student.
+        transfer: the training inputs, unaugmented.
+        validation: carved from the training data; None where the recipe asks for none.
+        select, fresh: the halves of the held-out points; None without any.
+    """
+
+    method: Method
+    teacher: nn.Module | None
+    transfer: EvaluationSet
+    validation: EvaluationSet | None
+    select: EvaluationSet | None
+    fresh: EvaluationSet | None
 
 
 class PathMetrics:
@@ -67,27 +103,19 @@ class PathMetrics:
     its metrics are ``nan``, the accuracies too.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        teacher: nn.Module | None,
-        transfer: EvaluationSet,
-        validation: EvaluationSet | None,
-        select: EvaluationSet | None,
-        fresh: EvaluationSet | None,
-    ) -> None:
-        self.method = method
+    def __init__(self, sets: MeasuredSets) -> None:
+        self.method = sets.method
         self.known = {
             name: points
-            for name, points in (("transfer", transfer), ("select", select), ("fresh", fresh))
+            for name, points in (("transfer", sets.transfer), ("select", sets.select), ("fresh", sets.fresh))
             if points is not None and points.bayes is not None
         }
-        self.validation = validation
-        self.meeting = validation if validation is not None else fresh
+        self.validation = sets.validation
+        self.meeting = sets.validation if sets.validation is not None else sets.fresh
         self.teacher_choice: Tensor | None = None
-        if teacher is not None and self.meeting is not None:
+        if sets.teacher is not None and self.meeting is not None:
             with torch.no_grad():
-                self.teacher_choice = self.meeting.logits(teacher).argmax(-1)
+                self.teacher_choice = _top(self.meeting.logits(sets.teacher))
 
     @torch.no_grad()
     def __call__(self, net: nn.Module) -> dict[str, list[float]]:
@@ -104,7 +132,7 @@ class PathMetrics:
             logits = self.validation.logits(net).double()
             log_q = self.method.log_probabilities(logits)
             y = self.validation.y
-            metrics["validation_accuracy"] = _where_defined(log_q, log_q.argmax(-1) == y).mean(-1)
+            metrics["validation_accuracy"] = _where_defined(log_q, _top(log_q) == y).mean(-1)
             # on log-probabilities the two losses are the scores of the rows themselves
             metrics["validation_nll"] = LOSSES["ce"].function(log_q, y).mean(-1)
             metrics["validation_brier"] = LOSSES["mse"].function(log_q, y).mean(-1)
@@ -118,7 +146,7 @@ class PathMetrics:
             return {}
         log_q = self.method.log_probabilities(logits)
         bayes = bayes.expand_as(log_q)  # replicas may share the points
-        chosen = _where_defined(log_q, bayes.gather(-1, log_q.argmax(-1, keepdim=True)).squeeze(-1))
+        chosen = _where_defined(log_q, bayes.gather(-1, _top(log_q).unsqueeze(-1)).squeeze(-1))
         return {
             "mse": simplex.squared_distance(log_q.exp(), bayes).mean(-1),
             "kl": simplex.cross_entropy_from_log(bayes, log_q).mean(-1) - points.entropy,
@@ -128,7 +156,7 @@ class PathMetrics:
 
     def _add_agreement(self, metrics: dict[str, Tensor], logits: Tensor) -> None:
         if self.teacher_choice is not None:
-            metrics["agreement"] = _where_defined(logits, logits.argmax(-1) == self.teacher_choice).mean(-1)
+            metrics["agreement"] = _where_defined(logits, _top(logits) == self.teacher_choice).mean(-1)
 
 
 @torch.no_grad()

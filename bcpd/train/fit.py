@@ -8,17 +8,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bcpd.data import InMemory
 from bcpd.distill import Method, check_needs
-from bcpd.nets import Views
+from bcpd.nets import Net, Views
 from bcpd.seeds import derive, generator
 from bcpd.train.checkpoint import fingerprint
-from bcpd.train.evaluation import EvaluationSet, PathMetrics
+from bcpd.train.evaluation import EvaluationSet, MeasuredSets, Metrics, PathMetrics
 from bcpd.train.fitted import Fitted
 from bcpd.train.folder import RunFolder
 from bcpd.train.optim import AnyOptimizer, build_optimizer, set_rates
@@ -58,6 +58,8 @@ def fit(
     save_seconds: float = 30.0,
     device: torch.device | str = "cpu",
     progress: Callable[[Progress], None] | None = None,
+    gradients: Literal["auto", "autograd"] = "auto",
+    metrics: Callable[[MeasuredSets], Metrics] = PathMetrics,
 ) -> Fitted:
     r"""Train a network (or R replicas of one) by minimising a method's loss, and measure it every epoch.
 
@@ -81,12 +83,18 @@ def fit(
         save_seconds: least time between two saves of the resume state.
         device: where to train; network, data and teacher are moved there.
         progress: called after every epoch.
+        gradients: ``auto`` takes the network's own :meth:`bcpd.nets.Net.backward` where it has one and the method
+            looks at nothing but its logits; ``autograd`` never does. The two agree up to rounding.
+        metrics: makes what measures the network after every epoch; by default the columns of
+            :class:`bcpd.train.PathMetrics`.
     Returns:
         :class:`Fitted`.
     Raises:
         ValueError: parts that do not fit together (before step 0); a folder that holds another run.
         CheckpointError: a damaged or foreign file in the folder.
     """
+    if gradients not in ("auto", "autograd"):
+        raise ValueError(f"gradients must be 'auto' or 'autograd', received {gradients!r}")
     device = torch.device(device)
     replicas: int | None = getattr(net, "replicas", None)
     seeds = replica_seeds(seed, replicas)
@@ -117,6 +125,8 @@ def fit(
         "recipe": recipe.describe(),
         "seeds": seeds,
         "device": device.type,
+        "gradients": gradients,
+        "metrics": getattr(metrics, "__qualname__", type(metrics).__qualname__),
     }
     identity = hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=10).hexdigest()
     run = RunFolder(folder, identity, spec, save_seconds) if folder is not None else None
@@ -139,9 +149,10 @@ def fit(
         teacher=teacher,
         replicas=replicas,
         device=device,
-        measure=PathMetrics(method, teacher, transfer, validation, select, fresh),
+        measure=metrics(MeasuredSets(method, teacher, transfer, validation, select, fresh)),
         run=run,
         progress=progress,
+        by_hand=gradients == "auto" and _by_hand(net, method),
     )
     return trainer.train(identity)
 
@@ -161,15 +172,22 @@ class _Trainer:
         teacher: nn.Module | None,
         replicas: int | None,
         device: torch.device,
-        measure: PathMetrics,
+        measure: Metrics,
         run: RunFolder | None,
         progress: Callable[[Progress], None] | None,
+        by_hand: bool,
     ) -> None:
         self.net, self.source, self.train_index = net, source, train_index
         self.method, self.recipe, self.seeds = method, recipe, seeds
         self.teacher, self.replicas, self.device = teacher, replicas, device
         self.measure, self.run, self.progress = measure, run, progress
-        self.keeper = Keeper(method.score, replicas)
+        # p* is not gathered for a method that does not ask for it, nor is a stream made for one that draws nothing
+        self.training = source if "bayes" in method.needs else source.without_bayes()
+        self.prepares = type(method).prepare is not Method.prepare
+        self.by_hand = by_hand
+        roots = [derive(seed, "augment") for seed in seeds]
+        self.augmentation_seed: int | list[int] = roots[0] if replicas is None else roots
+        self.keeper = Keeper(method.scores(replicas), replicas)
         self.history: list[dict[str, Any]] = []
         self.phase, self.epoch = 0, 0
 
@@ -180,9 +198,9 @@ class _Trainer:
             self._restore(*resumed)
         for number, phase in enumerate(auxiliary):
             if number >= self.phase:
-                self._run_phase(number, phase.name, phase.epochs, list(phase.parameters), self._phase_terms(phase.loss))
+                self._run_phase(number, phase.name, phase.epochs, list(phase.parameters), self._phase_step(phase.loss))
         main = [p for p in (*self.net.parameters(), *self.method.parameters()) if p.requires_grad]
-        self._run_phase(len(auxiliary), "main", self.recipe.epochs, main, self._student_terms)
+        self._run_phase(len(auxiliary), "main", self.recipe.epochs, main, self._student_step)
         fitted = Fitted(
             net=self.net.eval(),
             method=self.method,
@@ -201,7 +219,7 @@ class _Trainer:
         name: str,
         epochs: int,
         parameters: list[nn.Parameter],
-        terms: Callable[[Tensor, int, int], tuple[Mapping[str, Tensor], int]],
+        step_of: Callable[[Tensor, int, int], Mapping[str, Tensor]],
     ) -> None:
         optimizer = build_optimizer(self.recipe, parameters, self.replicas)
         if self.phase != number:
@@ -209,7 +227,7 @@ class _Trainer:
         elif self.epoch and self.run is not None:
             self.run.restore_optimizer(optimizer, self.device)
         while self.epoch < epochs:
-            metrics = self._train_epoch(name, self.epoch, epochs, optimizer, terms)
+            metrics = self._train_epoch(name, self.epoch, epochs, optimizer, step_of)
             self.epoch += 1
             if name == "main":
                 metrics |= self.measure(self.net)
@@ -226,7 +244,7 @@ class _Trainer:
         epoch: int,
         epochs: int,
         optimizer: AnyOptimizer,
-        terms: Callable[[Tensor, int, int], tuple[Mapping[str, Tensor], int]],
+        step_of: Callable[[Tensor, int, int], Mapping[str, Tensor]],
     ) -> dict[str, list[float]]:
         order = order_of_epoch(self.train_index, self.seeds, phase, epoch)
         batches = torch.split(order, self.recipe.batch_size, dim=-1)
@@ -238,20 +256,62 @@ class _Trainer:
             for step, index in enumerate(batches):
                 factor = self.recipe.schedule.factor((epoch + step / len(batches)) / epochs)
                 set_rates(optimizer, [rate * factor for rate in rates])
-                named, size = terms(index, epoch, step)
-                self._check_terms(named)
-                total = torch.stack([term.reshape(-1) for term in named.values()]).sum(0)
                 optimizer.zero_grad(set_to_none=True)
-                # replicas share no parameter: the gradient of the sum is each one's own
-                total.sum().backward()  # type: ignore[no-untyped-call]
+                named = step_of(index, epoch, step)
                 optimizer.step()
-                for name, value in (*named.items(), ("train_loss", total)):
-                    share = value.detach().reshape(-1) * (size / order.shape[-1])
+                for name, value in named.items():
+                    share = value.detach().reshape(-1) * (index.shape[-1] / order.shape[-1])
                     sums[name] = sums[name] + share if name in sums else share
-        return {name if name == "train_loss" else f"train_{name}": value.tolist() for name, value in sums.items()}
+        sums["loss"] = torch.stack(list(sums.values())).sum(0)
+        return {f"train_{name}": value.tolist() for name, value in sums.items()}
 
-    def _check_terms(self, named: Mapping[str, Tensor]) -> None:
-        """A term of another shape would be summed over examples, or over replicas, without a word."""
+    def _student_step(self, index: Tensor, epoch: int, step: int) -> Mapping[str, Tensor]:
+        """The loss terms of a batch; the gradients of network and method are set."""
+        self.method.progress(epoch, step)
+        batch = self.training.batch(index, seed=self.augmentation_seed, epoch=epoch)
+        if self.prepares:
+            batch = self.method.prepare(batch, generator(self.seeds[0], "method", epoch, step))
+        t: Views | None = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                t = self.teacher(batch.x)
+        if not self.by_hand:
+            return self._backward(self.method.loss(batch, self.net(batch.x), t))
+        net = self.net
+        assert isinstance(net, Net)
+        with torch.no_grad():
+            views: Views = net(batch.x)
+        shown = _leaves(views)
+        named = self._backward(self.method.loss(batch, shown, t))
+        if any(view.grad is not None for view in (shown.pooled, *shown.stages, *shown.preacts)):
+            raise ValueError(
+                f"{type(self.method).__name__} learns from a student's view other than its logits; "
+                f"declare it in needs (student.pooled, student.stages or student.preacts)"
+            )
+        if shown.logits.grad is not None:
+            with torch.no_grad():
+                net.backward(batch.x, views, shown.logits.grad)
+        return named
+
+    def _phase_step(
+        self, loss: Callable[..., Mapping[str, Tensor]]
+    ) -> Callable[[Tensor, int, int], Mapping[str, Tensor]]:
+        teacher = self.teacher
+        if teacher is None:
+            raise ValueError(f"{type(self.method).__name__} has a phase that trains on a teacher, but none was given")
+
+        def step_of(index: Tensor, epoch: int, step: int) -> Mapping[str, Tensor]:
+            batch = self.training.batch(index, seed=self.augmentation_seed, epoch=epoch)
+            batch = self.method.prepare(batch, generator(self.seeds[0], "phase", self.phase, epoch, step))
+            with torch.no_grad():
+                t = teacher(batch.x)
+            return self._backward(loss(batch, t))
+
+        return step_of
+
+    def _backward(self, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Back-propagate the sum of the terms; replicas share no parameter, so each gets the gradient of its own."""
+        # a term of another shape would be summed over examples, or over replicas, without a word
         expected = () if self.replicas is None else (self.replicas,)
         wrong = [f"{name}: {tuple(value.shape)}" for name, value in named.items() if value.shape != expected]
         if wrong or not named:
@@ -259,37 +319,11 @@ class _Trainer:
                 f"a loss of {type(self.method).__name__} must return terms of shape {expected}, one number a replica, "
                 f"received {', '.join(wrong) or 'no term'}"
             )
-
-    def _student_terms(self, index: Tensor, epoch: int, step: int) -> tuple[Mapping[str, Tensor], int]:
-        self.method.progress(epoch, step)
-        batch = self.source.batch(index, seed=self._augmentation_seed, epoch=epoch)
-        batch = self.method.prepare(batch, generator(self.seeds[0], "method", epoch, step))
-        t: Views | None = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                t = self.teacher(batch.x)
-        return self.method.loss(batch, self.net(batch.x), t), index.shape[-1]
-
-    def _phase_terms(
-        self, loss: Callable[..., Mapping[str, Tensor]]
-    ) -> Callable[[Tensor, int, int], tuple[Mapping[str, Tensor], int]]:
-        teacher = self.teacher
-        if teacher is None:
-            raise ValueError(f"{type(self.method).__name__} has a phase that trains on a teacher, but none was given")
-
-        def terms(index: Tensor, epoch: int, step: int) -> tuple[Mapping[str, Tensor], int]:
-            batch = self.source.batch(index, seed=self._augmentation_seed, epoch=epoch)
-            batch = self.method.prepare(batch, generator(self.seeds[0], "phase", self.phase, epoch, step))
-            with torch.no_grad():
-                t = teacher(batch.x)
-            return loss(batch, t), index.shape[-1]
-
-        return terms
-
-    @property
-    def _augmentation_seed(self) -> int | list[int]:
-        roots = [derive(seed, "augment") for seed in self.seeds]
-        return roots[0] if self.replicas is None else roots
+        learned = [term for term in named.values() if term.requires_grad]
+        if not learned:
+            raise ValueError(f"no term of {type(self.method).__name__} depends on what is trained")
+        torch.autograd.backward(learned, [torch.ones_like(term) for term in learned])
+        return named
 
     def _export(self) -> dict[str, Tensor]:
         kept, _ = self.keeper.export()
@@ -342,6 +376,26 @@ def _check_parts(
                 f"held_out has inputs of shape {held_out.shape} and {held_out.num_classes} classes, "
                 f"the source {source.shape} and {source.num_classes}"
             )
+
+
+def _by_hand(net: nn.Module, method: Method) -> bool:
+    """Whether the gradient of the logits says everything: the method sees no other view and learns nothing itself."""
+    others = {need for need in method.needs if need.startswith("student.")} - {"student.logits"}
+    return isinstance(net, Net) and net.by_hand and not others and next(method.parameters(), None) is None
+
+
+def _leaves(views: Views) -> Views:
+    """The same values, each the start of a graph."""
+
+    def leaf(view: Tensor) -> Tensor:
+        return view.detach().requires_grad_()
+
+    return Views(
+        leaf(views.logits),
+        leaf(views.pooled),
+        tuple(leaf(stage) for stage in views.stages),
+        tuple(leaf(preact) for preact in views.preacts),
+    )
 
 
 @torch.no_grad()

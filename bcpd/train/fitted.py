@@ -83,12 +83,18 @@ class Fitted:
 
     @property
     def diverged(self) -> list[int | None]:
-        """For each replica the first epoch whose training loss was not finite, or None."""
-        losses = [row["train_loss"] for row in self.history]
-        return [
-            next((epoch + 1 for epoch, row in enumerate(losses) if not math.isfinite(row[replica])), None)
-            for replica in range(len(losses[0]))
-        ]
+        """For each replica the first epoch whose training loss was not finite, or whose network gave ``nan``; or None.
+
+        The last step of an epoch may overflow after its loss was taken: then the metrics are ``nan``. A divergence of
+        ``inf`` alone (a probability of exactly 0) is none.
+        """
+
+        def failed(row: Mapping[str, Any], replica: int) -> bool:
+            values = (value[replica] for name, value in row.items() if name != "epoch")
+            return not math.isfinite(row["train_loss"][replica]) or any(math.isnan(value) for value in values)
+
+        replicas = range(len(self.history[0]["train_loss"]))
+        return [next((row["epoch"] for row in self.history if failed(row, r)), None) for r in replicas]
 
     def path(self, metric: str) -> Tensor:
         """A metric along the path, float64 ``(epochs, R)`` (R = 1 for a network without replicas).

@@ -30,6 +30,7 @@ class ReplicaOptimizer(ABC):
         self.rates: list[float] = [0.0] * self.replicas
         self.decays = list(decays)
         self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
+        self._held: dict[tuple[object, ...], Tensor] = {}
         for parameter in self.parameters:
             if parameter.ndim < 1 or parameter.shape[0] != self.replicas:
                 raise ValueError(
@@ -65,8 +66,14 @@ class ReplicaOptimizer(ABC):
         self.state = [dict(state_dict["state"].get(i, {})) for i in range(len(self.parameters))]
 
     def _columns(self, values: Sequence[float], like: Tensor) -> Tensor:
-        column = torch.tensor(values, dtype=like.dtype, device=like.device)
-        return column.view(-1, *[1] * (like.ndim - 1))
+        """One number a replica, to multiply a parameter by; kept, since most schedules repeat themselves."""
+        key = (tuple(values), like.ndim, like.dtype, like.device)
+        if key not in self._held:
+            if len(self._held) > 64:
+                self._held.clear()
+            column = torch.tensor(values, dtype=like.dtype, device=like.device)
+            self._held[key] = column.view(-1, *[1] * (like.ndim - 1))
+        return self._held[key]
 
 
 class ReplicaSGD(ReplicaOptimizer):
@@ -88,7 +95,7 @@ class ReplicaSGD(ReplicaOptimizer):
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = gradient.clone()
             else:
-                state["momentum_buffer"].mul_(self.momentum).add_(gradient)
+                torch.add(gradient, state["momentum_buffer"], alpha=self.momentum, out=state["momentum_buffer"])
             buffer = state["momentum_buffer"]
             update = gradient.add(buffer, alpha=self.momentum) if self.nesterov else buffer
         parameter.addcmul_(update, self._columns(self.rates, parameter), value=-1)

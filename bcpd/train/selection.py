@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,19 +14,22 @@ __all__ = ["Keeper", "criteria"]
 State = dict[str, Tensor]
 
 
-def criteria(score: str, metrics: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
-    """Checkpoint name -> (metric, sign), smaller signed metric is better; only where the metric was measured.
+def criteria(scores: Sequence[str], metrics: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Checkpoint name -> what is to be small, one number a replica; only where its metric was measured.
 
-    ``best_accuracy`` and ``best_score`` look at validation labels; ``path_minimum_mse`` and ``path_minimum_kl`` at the
-    ``select`` half of the held-out points, so that the ``fresh`` half reports them without selection bias.
+    ``best_accuracy`` and ``best_score`` (of each replica its own, ``nll`` or ``brier``) look at validation labels;
+    ``path_minimum_mse`` and ``path_minimum_kl`` at the ``select`` half of the held-out points, so that the ``fresh``
+    half reports them without selection bias.
     """
-    candidates = {
-        "best_accuracy": ("validation_accuracy", -1),
-        "best_score": (f"validation_{score}", 1),
-        "path_minimum_mse": ("select_mse", 1),
-        "path_minimum_kl": ("select_kl", 1),
-    }
-    return {name: rule for name, rule in candidates.items() if rule[0] in metrics}
+    found: dict[str, list[float]] = {}
+    if "validation_accuracy" in metrics:
+        found["best_accuracy"] = [-value for value in metrics["validation_accuracy"]]
+    if all(f"validation_{score}" in metrics for score in scores):
+        found["best_score"] = [metrics[f"validation_{score}"][r] for r, score in enumerate(scores)]
+    for distance in ("mse", "kl"):
+        if f"select_{distance}" in metrics:
+            found[f"path_minimum_{distance}"] = list(metrics[f"select_{distance}"])
+    return found
 
 
 class Keeper:
@@ -37,8 +40,8 @@ class Keeper:
         epochs: checkpoint name -> the 1-based epoch each replica was picked at.
     """
 
-    def __init__(self, score: str, replicas: int | None) -> None:
-        self.score = score
+    def __init__(self, scores: Sequence[str], replicas: int | None) -> None:
+        self.scores = list(scores)
         self.replicas = replicas
         self.states: dict[str, State] = {}
         self.epochs: dict[str, list[int]] = {}
@@ -46,8 +49,7 @@ class Keeper:
 
     def update(self, epoch: int, metrics: Mapping[str, list[float]], state: Mapping[str, Tensor]) -> None:
         """Look at one epoch's metrics and keep the replicas that improved. A metric of ``nan`` never improves."""
-        for name, (metric, sign) in criteria(self.score, metrics).items():
-            values = [sign * value for value in metrics[metric]]
+        for name, values in criteria(self.scores, metrics).items():
             if name not in self.states:
                 self.states[name] = {key: tensor.detach().clone() for key, tensor in state.items()}
                 self.epochs[name] = [epoch] * len(values)

@@ -88,7 +88,7 @@ def test_its_needs_and_its_score_follow_from_target_and_loss() -> None:
 def test_what_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"loss must be one of \['ce', .*received 'hinge'"):
         Supervised("hinge")
-    with pytest.raises(ValueError, match="target must be 'labels' or 'bayes', received 'truth'"):
+    with pytest.raises(ValueError, match=r"target must be one of \['bayes', 'given', 'labels'\], received 'truth'"):
         Supervised("ce", target="truth")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"read-out of ce must be one of \['softmax'\], received 'projection'"):
         Supervised("ce", readout="projection")

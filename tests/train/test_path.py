@@ -15,7 +15,7 @@ import bcpd
 from bcpd.data import InMemory
 from bcpd.distill import KD, Supervised
 from bcpd.train import Fitted, Progress, Recipe
-from bcpd.train.evaluation import EvaluationSet, PathMetrics, log_probabilities
+from bcpd.train.evaluation import EvaluationSet, MeasuredSets, PathMetrics, log_probabilities
 from bcpd.train.selection import Keeper
 from bcpd.train.split import split
 
@@ -131,9 +131,9 @@ def test_columns_that_cannot_be_measured_are_absent() -> None:
 
 def test_a_large_set_is_measured_in_pieces_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     source, method, net = world(50), Supervised("ce"), mlp()
-    whole = PathMetrics(method, None, EvaluationSet(source, torch.arange(50)), None, None, None)(net)
+    whole = PathMetrics(MeasuredSets(method, None, EvaluationSet(source, torch.arange(50)), None, None, None))(net)
     monkeypatch.setattr("bcpd.train.evaluation.CHUNK_ELEMENTS", 28)
-    pieces = PathMetrics(method, None, EvaluationSet(source, torch.arange(50)), None, None, None)(net)
+    pieces = PathMetrics(MeasuredSets(method, None, EvaluationSet(source, torch.arange(50)), None, None, None))(net)
     for name, value in whole.items():
         assert pieces[name] == [pytest.approx(value[0], abs=1e-14)]
 
@@ -178,9 +178,8 @@ def remeasured(fitted: Fitted, checkpoint: str, source: InMemory, held_out: InMe
     if replicas is not None:
         halves = [half.expand(replicas, -1) for half in halves]
     select, fresh = (EvaluationSet(held_out, half) for half in halves)
-    measure = PathMetrics(
-        fitted.method, None, EvaluationSet(source, train), EvaluationSet(source, validation), select, fresh
-    )
+    transfer, held = EvaluationSet(source, train), EvaluationSet(source, validation)
+    measure = PathMetrics(MeasuredSets(fitted.method, None, transfer, held, select, fresh))
     return measure(fitted.network(checkpoint))
 
 
@@ -221,7 +220,7 @@ def metrics(accuracy: list[float], nll: list[float]) -> dict[str, list[float]]:
 
 
 def test_best_accuracy_best_score_and_last_are_kept_apart() -> None:
-    keeper = Keeper("nll", None)
+    keeper = Keeper(["nll"], None)
     for epoch, (accuracy, nll) in enumerate([(0.5, 1.0), (0.6, 0.9), (0.8, 1.5), (0.7, 1.2)], start=1):
         keeper.update(epoch, metrics([accuracy], [nll]), states([float(epoch)]))
     assert keeper.epochs == {"best_accuracy": [3], "best_score": [2]}
@@ -230,7 +229,7 @@ def test_best_accuracy_best_score_and_last_are_kept_apart() -> None:
 
 
 def test_a_tie_keeps_the_earlier_epoch_and_nan_never_improves() -> None:
-    keeper = Keeper("nll", None)
+    keeper = Keeper(["nll"], None)
     for epoch, nll in enumerate([math.nan, 1.0, 1.0, math.nan, math.inf], start=1):
         keeper.update(epoch, metrics([0.5], [nll]), states([float(epoch)]))
     assert keeper.epochs == {"best_accuracy": [1], "best_score": [2]}
@@ -238,7 +237,7 @@ def test_a_tie_keeps_the_earlier_epoch_and_nan_never_improves() -> None:
 
 
 def test_replicas_keep_their_own_epochs_in_one_state() -> None:
-    keeper = Keeper("nll", 3)
+    keeper = Keeper(["nll"] * 3, 3)
     path = [[1.0, 2.0, math.nan], [0.5, 3.0, 1.0], [0.7, 1.0, 2.0]]
     for epoch, nll in enumerate(path, start=1):
         keeper.update(epoch, metrics([0.5] * 3, nll), states([10.0 * epoch + r for r in range(3)]))
@@ -247,7 +246,7 @@ def test_replicas_keep_their_own_epochs_in_one_state() -> None:
 
 
 def test_a_kept_state_is_a_copy() -> None:
-    keeper, state = Keeper("nll", None), states([1.0])
+    keeper, state = Keeper(["nll"], None), states([1.0])
     keeper.update(1, metrics([0.5], [1.0]), state)
     state["w"] += 1
     assert keeper.states["best_score"]["w"].item() == 1
@@ -255,12 +254,12 @@ def test_a_kept_state_is_a_copy() -> None:
 
 def test_a_keeper_goes_on_from_what_it_exported() -> None:
     path = [[2.0, 1.0], [1.0, math.nan], [1.5, 0.5], [0.5, 0.7]]
-    whole, first = Keeper("nll", 2), Keeper("nll", 2)
+    whole, first = Keeper(["nll"] * 2, 2), Keeper(["nll"] * 2, 2)
     for epoch, nll in enumerate(path, start=1):
         whole.update(epoch, metrics([0.1 * epoch, 0.5], nll), states([float(epoch), 10.0 + epoch]))
         if epoch < 3:
             first.update(epoch, metrics([0.1 * epoch, 0.5], nll), states([float(epoch), 10.0 + epoch]))
-    second = Keeper("nll", 2)
+    second = Keeper(["nll"] * 2, 2)
     tensors, record = first.export()
     second.restore({key: value.clone() for key, value in tensors.items()}, record, torch.device("cpu"))
     for epoch in (3, 4):
