@@ -77,7 +77,7 @@ def plan(
         ValueError: a count below 1 (0 for ``held_out``), or a single replica above ``memory_bytes``.
     """
     for name, value, least in (("replicas", replicas, 1), ("examples", examples, 1), ("held_out", held_out, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if value < least:
             raise ValueError(f"{name} must be an int >= {least}, received {value!r}")
     if cache_bytes < 1:
         raise ValueError(f"cache_bytes must be >= 1, received {cache_bytes}")

@@ -1,0 +1,99 @@
+"""``bcpd run figure1`` and ``bcpd run when-mse-wins``: sizes, plans, processes, and what is printed of the results."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rich.table import Table
+
+from bcpd.cli.console import out
+from bcpd.progress import Meter
+
+__all__ = ["add_studies"]
+
+STUDIES: Mapping[str, tuple[str, str]] = {
+    "figure1": ("experiments.figure1", "student accuracy against the teacher's distance: as released, and separating"),
+    "when-mse-wins": ("experiments.when_mse_wins", "the map of when an MSE teacher is closer and its student better"),
+}
+
+
+def add_studies(experiments: Any) -> None:
+    """Add both verbs to ``bcpd run``."""
+    for name, (_, note) in STUDIES.items():
+        parser = experiments.add_parser(name, help=note)
+        parser.add_argument(
+            "--scale",
+            choices=("smoke", "laptop", "full"),
+            default="smoke",
+            help="smoke: under a minute; laptop: some 20 minutes on 2 cores; full: its plan only, unless --go; "
+            "default: %(default)s",
+        )
+        parser.add_argument("--plan", action="store_true", help="print what would be trained, and stop")
+        parser.add_argument("--go", action="store_true", help="start a full run, after its plan")
+        parser.add_argument("--processes", type=int, metavar="N", help="at once, one thread each; default: the cores")
+        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: runs/{name}-SCALE; a killed run goes on")
+        parser.set_defaults(run=_run, study=name)
+
+
+def _module(name: str) -> ModuleType:
+    from importlib import import_module
+
+    return import_module(STUDIES[name][0])
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.processes is not None and arguments.processes < 1:
+        raise ValueError(f"--processes must be at least 1, received {arguments.processes}")
+    module = _module(arguments.study)
+    spec = replace(module.SCALES[arguments.scale], seed=arguments.seed)
+    if arguments.plan or arguments.scale == "full":
+        _print_plan(module.plan(spec), f"{arguments.study} --scale {arguments.scale}")
+        if arguments.plan or not arguments.go:
+            if not arguments.plan:
+                out.print("Nothing was started; add --go to start it.", markup=False)
+            return 0
+    folder = arguments.out or Path(f"runs/{arguments.study}-{arguments.scale}")
+    with Meter(arguments.study) as meter:
+        results = module.run(spec, folder / "rows", meter.stage, arguments.processes)
+    return _finish(results, folder)
+
+
+def _print_plan(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*(name.replace("_", " ") for name in columns), title=f"plan of {title}")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in columns))
+    out.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _finish(results: dict[str, Any], folder: Path) -> int:
+    """Store results, report and figures; print the findings."""
+    from bcpd.report import save_figures, write_report
+    from bcpd.report.studies import findings
+    from bcpd.runs import write_results
+
+    write_results(folder / "results.json", results)
+    write_report([results], folder / "report.html")
+    save_figures(results, folder / "figures")
+    for heading, sentences in findings(results):
+        out.print(heading, style="bold", markup=False, highlight=False)
+        for sentence in sentences:
+            out.print(f"- {sentence}", markup=False, highlight=False)
+    out.print(
+        f"{results['seconds']:.0f} s; {folder / 'results.json'}, {folder / 'report.html'}, {folder / 'figures'}",
+        markup=False,
+        highlight=False,
+    )
+    return 0

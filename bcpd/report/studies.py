@@ -1,0 +1,171 @@
+"""What the page says about the larger experiments: findings in words, figures, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bcpd.report.figure1 import figure1_tables
+from bcpd.report.numbers import as_float, interval, number, p_value
+from bcpd.report.quantities import arm_name
+from bcpd.report.tables import Table
+
+__all__ = ["STUDIES", "findings"]
+
+TOPICS = {
+    "teacher": "Is the MSE teacher closer to p*?",
+    "student": "Is its student better?",
+    "temperature": "What a temperature does",
+    "settings": "The paper's other settings",
+    "rates": "What hangs on the learning rate",
+    "checks": "Checks of the experiment itself",
+}
+"""Headings of the reading's topics; another topic is its own heading."""
+
+
+def _figure1(results: Mapping[str, Any]) -> dict[str, Any]:
+    refused = [
+        f"{world['world']}: refused. {str(world['refused'])[0].upper()}{str(world['refused'])[1:]}"
+        for world in results["worlds"]
+        if world.get("refused")
+    ]
+    verdicts = [f"({entry['id']}) {entry['statement']} – {entry['verdict']}." for entry in results["predictions"]]
+    tables = figure1_tables(results)
+    return {
+        "title": results["title"],
+        "question": results["question"],
+        "findings": [("Predictions registered before the run, and what came", verdicts)],
+        "notes": [*refused, *(str(note) for note in results.get("notes") or [])],
+        "tables": [table for table in tables if table.default],
+        "further_tables": [table for table in tables if not table.default],
+    }
+
+
+def _map(results: Mapping[str, Any]) -> dict[str, Any]:
+    topics: dict[str, list[str]] = {}
+    for entry in results["reading"]:
+        where = f" (figure {entry['figure']})" if entry.get("figure") else ""
+        topics.setdefault(entry["topic"], []).append(f"{entry['text']}{where}")
+    findings = [(TOPICS.get(topic, topic.capitalize()), sentences) for topic, sentences in topics.items()]
+    predictions = [
+        f"{entry['statement']} – {entry['verdict']}: {entry['numbers']}" for entry in results.get("predictions") or []
+    ]
+    if predictions:
+        findings.append(("Predictions registered before the run, and what came", predictions))
+    headline, further = _map_tables(results)
+    return {
+        "title": results["title"],
+        "question": results["question"],
+        "findings": findings,
+        "notes": [str(note) for note in results.get("notes") or []],
+        "tables": headline,
+        "further_tables": further,
+    }
+
+
+def _map_tables(results: Mapping[str, Any]) -> tuple[list[Table], list[Table]]:
+    """Differences by quantity, chosen rates, control arms and the planner."""
+    rows_of: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results["summary"]:
+        rows_of.setdefault(row["quantity"], []).append(row)
+    headline: list[Table] = []
+    further: list[Table] = []
+    for quantity in results["quantities"]:
+        rows = rows_of.get(quantity["id"], [])
+        if rows:
+            table = Table(
+                f"{quantity['label']}: MSE teacher minus CE teacher, paired over draws",
+                "",
+                ("cell", "CE", "MSE", "difference", "draws", "p (Holm over cells)", "verdict"),
+                tuple(_difference(row) for row in rows),
+                default=bool(quantity.get("headline")),
+            )
+            (headline if table.default else further).append(table)
+    further.append(
+        Table(
+            "Learning rates, tuned by each arm's own validation score and again by validation accuracy",
+            "",
+            ("cell", "role", "arm", "tuned by", "rate", "on the edge of its grid"),
+            tuple(
+                (
+                    row["cell"],
+                    row["role"],
+                    arm_name(row["arm"]),
+                    row["tuned_by"],
+                    f"{as_float(row['rate']):g}",
+                    "yes" if row["edge"] else "",
+                )
+                for row in results["rates"]
+            ),
+        )
+    )
+    controls = results.get("controls") or []
+    if controls:
+        further.append(
+            Table(
+                "Control arms, paired over draws",
+                "",
+                ("cell", "arm", "teacher at", "of the", "quantity", "minus", "difference", "draws"),
+                tuple(
+                    (
+                        row["cell"],
+                        row["label"],
+                        str(row["teacher_checkpoint"]).replace("_", " "),
+                        row["role"],
+                        row["metric"].replace("_", " "),
+                        arm_name(row["against"]),
+                        _interval(row),
+                        str(row["n"]),
+                    )
+                    for row in controls
+                ),
+            )
+        )
+    planner = results.get("planner")
+    if planner:
+        headline.append(
+            Table(
+                f"Draws needed to see an effect (power {planner['power']:g}, level {planner['level']:g}, paired t)",
+                "",
+                ("quantity", "effect", "at the median spread of the cells", "at the largest"),
+                tuple(
+                    (
+                        entry["label"],
+                        number(effect["effect"]),
+                        str(effect["draws_median"]),
+                        str(effect["draws_largest"]),
+                    )
+                    for entry in planner["quantities"]
+                    for effect in entry["effects"]
+                ),
+            )
+        )
+    return headline, further
+
+
+def _difference(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        row["cell"],
+        number(row["ce"]),
+        number(row["mse"]),
+        _interval(row),
+        str(row["n"]),
+        p_value(row["p_holm"]),
+        row["verdict"],
+    )
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    """Mean and interval; undefined where a value was infinite or not enough draws were left."""
+    values = [as_float(row.get(key)) for key in ("mean", "low", "high")]
+    return interval(values[0], values[1], values[2], 1.0)
+
+
+STUDIES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"figure1": _figure1, "when-mse-wins": _map}
+"""The content of a section, by kind of result."""
+
+
+def findings(results: Mapping[str, Any]) -> Sequence[tuple[str, Sequence[str]]]:
+    """Headings and sentences of a study, for the terminal."""
+    found: Sequence[tuple[str, Sequence[str]]] = STUDIES[results["kind"]](results)["findings"]
+    return found

@@ -1,0 +1,125 @@
+"""The map's figures show the stored numbers, favour the right loss, and are the same bytes twice."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from map_results import made_up
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+
+from bcpd.report import build_report
+from bcpd.report.figures import illustrations
+from bcpd.report.map_figures import BLUE, RED
+from bcpd.report.style import svg_bytes
+
+NAMES = ["map-lines", "map-students", "map-train-epochs", "map-settings", "map-controls", "map-rates"]
+
+
+def figure_of(results: dict[str, Any], name: str) -> Any:
+    found = next(item for item in illustrations(results) if item.name == name)
+    assert found.figure is not None, found.missing
+    return found.figure
+
+
+def with_difference(cell: str, quantity: str, mean: float, half: float) -> dict[str, Any]:
+    results = made_up()
+    for row in results["summary"]:
+        if (row["cell"], row["quantity"]) == (cell, quantity):
+            row.update(mean=mean, low=mean - half, high=mean + half)
+    return results
+
+
+def test_every_figure_is_there_and_drawn_twice_the_same() -> None:
+    results = made_up()
+    assert [item.name for item in illustrations(results)] == NAMES
+    for item, again in zip(illustrations(results), illustrations(copy.deepcopy(results)), strict=True):
+        assert item.figure is not None
+        assert again.figure is not None
+        assert svg_bytes(item.figure) == svg_bytes(again.figure)
+
+
+@pytest.mark.parametrize(("mean", "colour"), [(-0.02, RED), (0.02, BLUE)])
+def test_a_field_has_the_colour_of_the_loss_it_favours(mean: float, colour: str) -> None:
+    results = with_difference("train=8000, epochs=10", "teacher fresh_mse score/best_score", mean, 0.001)
+    axes = figure_of(results, "map-train-epochs").axes[0]
+    image = next(child for child in axes.get_children() if isinstance(child, AxesImage))
+    shown = image.cmap(image.norm(image.get_array()[0, 2]))
+    other = BLUE if colour == RED else RED
+    assert to_hex(shown[:3]) == to_hex(to_rgb(colour))
+    assert to_hex(shown[:3]) != to_hex(to_rgb(other))
+    # accuracy is better when larger: there the same sign favours the other loss
+    results = with_difference("train=8000, epochs=10", "student fresh_accuracy score/best_score", mean, 0.001)
+    axes = figure_of(results, "map-train-epochs").axes[1]
+    image = next(child for child in axes.get_children() if isinstance(child, AxesImage))
+    assert to_hex(image.cmap(image.norm(image.get_array()[0, 2]))[:3]) == to_hex(to_rgb(other))
+
+
+@pytest.mark.parametrize("half", [0.001, 0.05])
+def test_a_field_is_hatched_exactly_where_its_interval_contains_zero(half: float) -> None:
+    results = with_difference("train=8000, epochs=30", "teacher fresh_mse score/best_score", 0.02, half)
+    axes = figure_of(results, "map-train-epochs").axes[0]
+    hatched = {
+        (round(patch.get_x() + 0.5), round(patch.get_y() + 0.5))
+        for patch in axes.patches
+        if isinstance(patch, Rectangle) and patch.get_hatch()
+    }
+    expected = {
+        (x, y)
+        for y, line in enumerate(results["pairs"][0]["cells"])
+        for x, cell in enumerate(line)
+        for row in results["summary"]
+        if (row["cell"], row["quantity"]) == (cell, "teacher fresh_mse score/best_score")
+        and row["low"] <= 0 <= row["high"]
+    }
+    assert hatched == expected
+    assert ((2, 1) in hatched) == (half > 0.02)
+
+
+def test_a_line_separates_the_fields_whose_signs_differ() -> None:
+    quantity = "teacher fresh_mse score/best_score"
+    results = made_up()
+    for row in results["summary"]:
+        if row["quantity"] == quantity and row["cell"].startswith("train=") and "epochs" in row["cell"]:
+            sign = -1 if row["cell"].startswith("train=8000") else 1
+            row.update(mean=0.01 * sign, low=0.01 * sign - 0.001, high=0.01 * sign + 0.001)
+    axes = figure_of(results, "map-train-epochs").axes[0]
+    edges = {(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axes.lines}
+    assert edges == {((1.5, 1.5), (-0.5, 0.5)), ((1.5, 1.5), (0.5, 1.5))}
+
+
+def test_points_stand_at_the_stored_means() -> None:
+    results = made_up()
+    axes = figure_of(results, "map-lines").axes[0]
+    rows = {(row["cell"], row["quantity"]): row for row in results["summary"]}
+    first = results["lines"][0]["cells"]
+    expected = [rows[cell, "teacher fresh_mse score/best_score"]["mean"] for cell in first]
+    assert any(list(line.get_ydata()) == expected for line in axes.lines)
+
+
+def test_what_was_not_run_is_said_and_missing_numbers_do_not_break_a_figure() -> None:
+    results = made_up(settings=[], controls=[])
+    missing = {item.name: item.missing for item in illustrations(results) if item.figure is None}
+    assert missing == {
+        "map-settings": "the results hold no further setting",
+        "map-controls": "the results hold no control arm against CE",
+    }
+    results = made_up()
+    for row in results["summary"]:
+        if row["quantity"].startswith("teacher fresh_mse"):
+            row.update(mean="nan", low="nan", high="nan")
+    for item in illustrations(results):
+        assert item.figure is not None
+        svg_bytes(item.figure)
+
+
+def test_the_page_has_the_reading_with_its_figures_and_the_planner() -> None:
+    page = build_report([made_up()])
+    assert "At N = 500 the MSE teacher is closer by 0.004. (figure map-lines)" in page
+    assert "Is the MSE teacher closer to p*?" in page
+    assert "New topic" in page
+    assert "Draws needed to see an effect (power 0.8, level 0.05, paired t)" in page
+    assert page.count("<figure") == len(NAMES)
