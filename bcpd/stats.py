@@ -26,6 +26,7 @@ __all__ = [
     "holm",
     "mean_interval",
     "paired_difference",
+    "partial_spearman",
     "spearman",
 ]
 
@@ -188,6 +189,57 @@ def spearman(
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return RankCorrelation(rho, float(low), float(high), len(members))
+
+
+def partial_spearman(
+    x: ArrayLike, y: ArrayLike, given: ArrayLike, *, units: ArrayLike, confidence: float = 0.95
+) -> Interval:
+    r"""Rank correlation of x and y that is left when what both share with ``given`` is taken out, by unit.
+
+    Within each unit the ranks of x and y are regressed on the ranks of ``given`` (with an intercept) and the residuals
+    correlated; with one conditioning variable z that is
+    :math:`(r_{xy} - r_{xz} r_{yz}) / \sqrt{(1 - r_{xz}^2)(1 - r_{yz}^2)}` of Spearman's r. The mean over units has a
+    Student-t interval: pairs within a unit share its luck, so units are what counts.
+
+    Args:
+        x, y: ``(n,)`` each, paired.
+        given: ``(n,)``, or ``(n, m)`` for m conditioning variables; with m = 0 it is Spearman's correlation itself.
+        units: ``(n,)`` labels of the unit (data draw) that each pair belongs to.
+        confidence: two-sided, in (0, 1).
+    Raises:
+        ValueError: lengths that differ, a unit with fewer than m + 3 pairs, or one in which x or y is a function of
+            the ranks of ``given`` (or constant), so that nothing is left to correlate.
+    """
+    left, right = _pair(x, y)
+    conditions = float64(given, "given").detach().cpu().numpy()
+    conditions = conditions[:, None] if conditions.ndim == 1 else conditions
+    labels = _units(units, "units")
+    if conditions.ndim != 2 or len(conditions) != len(left) or len(labels) != len(left):
+        raise ValueError(
+            f"given and units must have one entry a pair, received {conditions.shape} and {labels.shape} "
+            f"for {len(left)} pairs"
+        )
+    if not np.isfinite(conditions).all():
+        raise ValueError("given must be finite, received nan or inf")
+    found = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) < conditions.shape[1] + 3:
+            raise ValueError(
+                f"a partial rank correlation given {conditions.shape[1]} variables needs at least "
+                f"{conditions.shape[1] + 3} pairs a unit, received {len(rows)} in unit {label:g}"
+            )
+        design = np.column_stack([np.ones(len(rows)), *(rankdata(column) for column in conditions[rows].T)])
+        ranks = np.column_stack([rankdata(left[rows]), rankdata(right[rows])])
+        residual = ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0]
+        scale = np.sqrt((residual**2).sum(0))
+        if (scale <= 1e-9 * len(rows) ** 1.5).any():
+            raise ValueError(
+                f"nothing is left of {'x' if scale[0] < scale[1] else 'y'} in unit {label:g} once the ranks of given "
+                f"are taken out"
+            )
+        found.append(float(residual[:, 0] @ residual[:, 1] / scale.prod()))
+    return mean_interval(found, confidence)
 
 
 def holm(p_values: ArrayLike) -> list[float]:

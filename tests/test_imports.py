@@ -14,7 +14,7 @@ BASE = {"estimate", "files", "provenance", "seeds", "simplex", "tensors"}
 FORMULAS = {"estimate", "seeds", "simplex", "tensors"}
 WORLD = BASE | {"data", "mixtures", "nets"}
 TRAINING = WORLD | {"distill", "losses"}
-EXPERIMENT = TRAINING | {"measure", "stats", "theory", "train"}
+EXPERIMENT = TRAINING | {"measure", "power", "stats", "targets", "theory", "train"}
 
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
@@ -27,12 +27,15 @@ ALLOWED: dict[str, set[str]] = {
     "train": TRAINING,
     "measure": FORMULAS,
     "stats": FORMULAS,
+    "power": FORMULAS,
+    "targets": FORMULAS,
     "theory": TRAINING | {"measure", "stats"},
     "runs": EXPERIMENT,
     "report": EXPERIMENT | {"runs"},
+    "bench": EXPERIMENT | {"runs"},
     "progress": set(),
     "__main__": {"cli"},
-    "cli": EXPERIMENT | {"progress", "report", "runs"},
+    "cli": EXPERIMENT | {"bench", "progress", "report", "runs"},
 }
 """What the modules of each part may import, beside the part itself."""
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from bcpd.stats import equivalence, holm, mean_interval, paired_difference, spearman
+from bcpd.stats import equivalence, holm, mean_interval, paired_difference, partial_spearman, spearman
 
 checked = settings(derandomize=True, deadline=None, max_examples=60)
 samples = st.tuples(st.integers(2, 30), st.integers(0, 2**32 - 1))
@@ -148,6 +148,62 @@ def test_units_are_resampled_whole() -> None:
     assert naive.high - naive.low < 0.6 * (once.high - once.low)
 
 
+# ---------------------------------------------------------------------------------------------------- partial spearman
+
+
+def _draws(units: int, pairs: int, seed: int) -> tuple[np.ndarray, ...]:
+    """x, y and z that share much of z's luck, with ties, and the unit of each pair."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=units * pairs)
+    x, y = (np.round(z + rng.normal(size=z.shape), 1) for _ in range(2))
+    return x, y, z, np.repeat(np.arange(units), pairs)
+
+
+def _rho(a: np.ndarray, b: np.ndarray) -> float:
+    return float(scipy_stats.spearmanr(a, b).statistic)
+
+
+def _given(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
+    xy, xz, yz = _rho(x, y), _rho(x, z), _rho(y, z)
+    return (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
+
+
+@checked
+@given(st.integers(2, 6), st.integers(12, 20), st.integers(0, 2**32 - 1))
+def test_partial_spearman_is_the_textbook_formula_within_units(units: int, pairs: int, seed: int) -> None:
+    x, y, z, unit = _draws(units, pairs, seed)
+    by_unit = [np.flatnonzero(unit == u) for u in range(units)]
+    found = partial_spearman(x, y, z, units=unit)
+    assert found.mean == pytest.approx(np.mean([_given(x[rows], y[rows], z[rows]) for rows in by_unit]), abs=1e-9)
+    expected = mean_interval([_given(x[rows], y[rows], z[rows]) for rows in by_unit])
+    assert (found.low, found.high, found.n) == pytest.approx((expected.low, expected.high, units), abs=1e-9)
+    plain = partial_spearman(x, y, np.empty((len(x), 0)), units=unit)
+    assert plain.mean == pytest.approx(np.mean([_rho(x[rows], y[rows]) for rows in by_unit]), abs=1e-9)
+
+
+@checked
+@given(st.integers(12, 20), st.integers(0, 2**32 - 1))
+def test_given_two_variables_is_the_recursion(pairs: int, seed: int) -> None:
+    x, y, z, unit = _draws(1, pairs, seed)
+    w = np.random.default_rng(seed + 1).normal(size=pairs) + 0.5 * x
+    xy, xw, yw = _given(x, y, z), _given(x, w, z), _given(y, w, z)
+    expected = (xy - xw * yw) / math.sqrt((1 - xw**2) * (1 - yw**2))
+    found = partial_spearman(x, y, np.column_stack([z, w]), units=unit)
+    assert found.mean == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_is_shared_is_taken_out_and_what_differs_between_units_does_not_count() -> None:
+    """x and y agree only through z, and through a jump between units that a pooled correlation would see."""
+    rng = np.random.default_rng(0)
+    z, unit = rng.normal(size=400), np.repeat(np.arange(8), 50)
+    x, y = (np.exp(2 * z + rng.normal(size=400)) + 100.0 * unit for _ in range(2))
+    found = partial_spearman(x, y, z, units=unit)
+    assert found.low < 0 < found.high
+    assert abs(found.mean) < 0.15
+    assert partial_spearman(x, y, np.empty((400, 0)), units=unit).low > 0.5
+    assert partial_spearman(x, y, z, units=np.zeros(400)).mean > 0.9
+
+
 # ---------------------------------------------------------------------------------------------------------------- holm
 
 
@@ -189,6 +245,14 @@ def test_holm_is_neither_bonferroni_nor_benjamini_hochberg() -> None:
         (lambda: spearman([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), "received a constant"),
         (lambda: spearman([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], resamples=0), "resamples must be .* received 0"),
         (lambda: spearman([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], confidence=1.0), "confidence"),
+        (lambda: partial_spearman([1.0] * 3, [1.0] * 3, [1.0] * 3, units=[0, 0, 0]), "at least 4 pairs a unit, .* 3"),
+        (
+            lambda: partial_spearman([1.0, 2, 3, 4], [4.0, 1, 2, 3], [2.0, 4, 6, 8], units=[0] * 4),
+            "nothing is left of x",
+        ),
+        (lambda: partial_spearman([4.0, 1, 2, 3], [1.0] * 4, [2.0, 4, 6, 8], units=[0] * 4), "nothing is left of y"),
+        (lambda: partial_spearman([1.0] * 4, [1.0] * 4, [1.0, 2], units=[0] * 4), r"received \(2, 1\) and \(4,\)"),
+        (lambda: partial_spearman([1.0] * 4, [1.0] * 4, [1, 2, 3, math.nan], units=[0] * 4), "given must be finite"),
         (lambda: holm([0.5, 1.5]), r"must lie in \[0, 1\], received 1\.5"),
         (lambda: holm([0.5, math.nan]), "must be finite"),
     ],

@@ -14,7 +14,9 @@ from typing import Any
 from rich.table import Table
 
 from bcpd import __version__
+from bcpd.cli.bench import add_bench
 from bcpd.cli.console import add_threads, err, out, set_threads
+from bcpd.cli.studies import add_studies
 from bcpd.cli.verify import add_verify
 from bcpd.progress import Meter
 
@@ -56,11 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     add_verify(verbs)
+    add_bench(verbs)
 
     run = verbs.add_parser("run", help="run an experiment")
     experiments = run.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
     _add_quickstart(experiments)
     _add_real(experiments)
+    add_studies(experiments)
 
     sample = verbs.add_parser("sample", help="write points of a mixture to a file")
     sample.add_argument("--mixture", required=True, metavar="NAME", help="a name of `bcpd mixtures`, or a JSON spec")

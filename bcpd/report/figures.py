@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,9 @@ from matplotlib.figure import Figure
 
 from bcpd.report.chapters import Described, chapters, described
 from bcpd.report.claim_figures import claim_figure, margin_figure
+from bcpd.report.figure1 import FIGURES as FIGURE1
+from bcpd.report.illustration import Illustration, illustration
+from bcpd.report.map_figures import map_illustrations
 from bcpd.report.margins import checks_of
 from bcpd.report.quantities import DEFAULT_CHECKPOINT, checkpoint_name
 from bcpd.report.rate_figure import rate_figure
@@ -26,36 +28,23 @@ __all__ = ["Illustration", "illustrations", "save_figures"]
 VALIDATION = ("validation_accuracy", "validation_brier", "validation_nll")
 
 
-@dataclass(frozen=True)
-class Illustration:
-    """A figure with its words.
-
-    Attributes:
-        name: of its file, without suffix.
-        title: what it shows; caption: what to look at.
-        figure: the figure, or ``None`` where the results hold no data for it; then ``missing`` says so.
-        claim: the id of the claim that it belongs to, empty where it belongs to none.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure | None
-    missing: str = ""
-    claim: str = ""
-
-
 def illustrations(results: Mapping[str, Any]) -> list[Illustration]:
     """All figures of one result, in the order of the page.
 
     Args:
-        results: of kind ``verify``, ``quickstart`` or ``real``.
+        results: of any kind in :data:`bcpd.runs.results.KINDS`.
     Raises:
         ValueError: an unknown kind.
     """
-    makers = {"verify": _verify, "quickstart": _quickstart, "real": _real}
+    makers: Mapping[str, Callable[[Mapping[str, Any]], list[Illustration]]] = {
+        "verify": _verify,
+        "quickstart": _quickstart,
+        "real": _real,
+        "figure1": _figure1,
+        "when-mse-wins": map_illustrations,
+    }
     kind = results.get("kind")
-    if kind not in makers:
+    if not isinstance(kind, str) or kind not in makers:
         raise ValueError(f"results must have a kind among {sorted(makers)}, received {kind!r}")
     return makers[kind](results)
 
@@ -72,16 +61,6 @@ def save_figures(results: Mapping[str, Any], folder: Path | str) -> list[Path]:
         if item.figure is not None:
             written.extend(save_figure(item.figure, Path(folder) / item.name))
     return written
-
-
-def _illustration(name: str, title: str, caption: str, make: Callable[[], Figure], claim: str = "") -> Illustration:
-    """Make a figure, or say what kept it from being made."""
-    try:
-        return Illustration(name, title, caption, make(), claim=claim)
-    except KeyError as error:
-        return Illustration(name, title, caption, None, f"the results hold no {error.args[0]}", claim)
-    except ValueError as error:
-        return Illustration(name, title, caption, None, str(error), claim)
 
 
 PLACES: Mapping[str, tuple[str, ...]] = {
@@ -112,9 +91,9 @@ def _verify(results: Mapping[str, Any]) -> list[Illustration]:
         if claim.id in pictures:
             picture = pictures[claim.id]
             words = (str(picture.get("title", claim.heading)), _caption(picture))
-            found.append(_illustration(name, *words, partial(claim_figure, picture), claim.id))
+            found.append(illustration(name, *words, partial(claim_figure, picture), claim.id))
         elif own and claim.id not in illustrated:
-            found.append(_illustration(name, *MARGINS, partial(margin_figure, own), claim.id))
+            found.append(illustration(name, *MARGINS, partial(margin_figure, own), claim.id))
     return found
 
 
@@ -173,7 +152,7 @@ def _common_pictures(results: Mapping[str, Any], claims: Sequence[Described]) ->
     for key, title, caption, make in figures:
         at = [claim.id for place in PLACES[key] for claim in claims if place in (claim.id, claim.number)]
         if at or not results.get("only"):
-            found.append(_illustration(f"verify-{key}", title, caption, of(key, make), (at or [""])[0]))
+            found.append(illustration(f"verify-{key}", title, caption, of(key, make), (at or [""])[0]))
     return found
 
 
@@ -181,7 +160,7 @@ def _quickstart(results: Mapping[str, Any]) -> list[Illustration]:
     summary = results.get("summary") or []
     chosen = checkpoint_name(DEFAULT_CHECKPOINT)
     return [
-        _illustration(
+        illustration(
             "quickstart-distance-paths",
             "Teachers' distance to p* along training",
             "After every epoch, mean over draws with a 95 % t band. Dashed: the transfer inputs, on which the student "
@@ -191,7 +170,7 @@ def _quickstart(results: Mapping[str, Any]) -> list[Illustration]:
             "axes are cut above the second half of training.",
             lambda: distance_path_figure(results),
         ),
-        _illustration(
+        illustration(
             "quickstart-rates",
             "How much hangs on the learning rate",
             "Distance to p* on fresh points of every rate tried, on the draws set aside for tuning (points: draws; "
@@ -200,7 +179,7 @@ def _quickstart(results: Mapping[str, Any]) -> list[Illustration]:
             "loss ends closer at the last epoch depends on the rates that happened to be chosen.",
             lambda: rate_figure(results),
         ),
-        _illustration(
+        illustration(
             "quickstart-students",
             "Does a closer teacher make a better student?",
             f"One point a draw and loss: the student's accuracy against its teacher's distance to p*, both at the "
@@ -217,7 +196,7 @@ def _real(results: Mapping[str, Any]) -> list[Illustration]:
     summary = results.get("summary") or []
     name = f"real-{results.get('dataset', 'data')}"
     return [
-        _illustration(
+        illustration(
             f"{name}-paths",
             "Training of the teachers",
             "Validation accuracy and scores after every epoch, mean over seeds with a 95 % t band; thin lines are the "
@@ -225,7 +204,7 @@ def _real(results: Mapping[str, Any]) -> list[Illustration]:
             "still fall at the right edge belong to a teacher that was not trained to its end.",
             lambda: path_figure(results, VALIDATION),
         ),
-        _illustration(
+        illustration(
             f"{name}-arms",
             "Every arm, with its interval",
             "Means over seeds with 95 % t-intervals. Arms share their seeds, so overlapping intervals here do not mean "
@@ -236,8 +215,12 @@ def _real(results: Mapping[str, Any]) -> list[Illustration]:
     ]
 
 
+def _figure1(results: Mapping[str, Any]) -> list[Illustration]:
+    return [illustration(name, title, caption, partial(make, results)) for name, title, caption, make in FIGURE1]
+
+
 def _differences(name: str, summary: Sequence[Mapping[str, Any]], unit: str) -> Illustration:
-    return _illustration(
+    return illustration(
         name,
         "Paired differences, MSE arm minus CE arm",
         f"What the two arms of a {unit} share cancels. 95 % t-intervals; an interval that crosses the black line is no "

@@ -21,7 +21,7 @@ def build_report(results: Sequence[Mapping[str, Any]]) -> str:
     """The page as HTML, the same text for the same results.
 
     Args:
-        results: stored results of kind ``verify``, ``quickstart`` or ``real``, any number of each.
+        results: stored results of any kind in :data:`bcpd.runs.results.KINDS`, any number of each.
     Raises:
         ValueError: no results, an unknown kind, or a result without a part that every one of its kind has.
     """

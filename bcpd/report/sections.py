@@ -11,6 +11,7 @@ from bcpd.report.figures import Illustration, illustrations
 from bcpd.report.numbers import as_float, interval, number
 from bcpd.report.quantities import arm_name, group_of, headline_groups, metric_of, network_name
 from bcpd.report.sentences import verdict_of
+from bcpd.report.studies import STUDIES
 from bcpd.report.tables import Table, check_keys, summary_tables, tuning_notes, tuning_table
 from bcpd.report.verification import verification
 
@@ -20,6 +21,8 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "verify": ("ok", "checks"),
     "quickstart": ("title", "question", "rows", "summary"),
     "real": ("title", "question", "rows", "summary"),
+    "figure1": ("title", "question", "worlds", "predictions", "table"),
+    "when-mse-wins": ("title", "question", "cells", "summary", "reading"),
 }
 """What results of each kind must have; everything else is said to be missing where it is."""
 
@@ -41,7 +44,10 @@ def section(results: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in REQUIRED:
         raise ValueError(f"results must have a kind among {sorted(REQUIRED)}, received {kind!r}")
     check_keys(results, REQUIRED[kind], f"results of kind {kind}")
-    content = verification(results) if kind == "verify" else _run(results, kind)
+    if kind in STUDIES:
+        content = STUDIES[kind](results)
+    else:
+        content = verification(results) if kind == "verify" else _run(results, kind)
     return {
         **content,
         "kind": kind,

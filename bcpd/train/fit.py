@@ -322,7 +322,8 @@ class _Trainer:
         learned = [term for term in named.values() if term.requires_grad]
         if not learned:
             raise ValueError(f"no term of {type(self.method).__name__} depends on what is trained")
-        torch.autograd.backward(learned, [torch.ones_like(term) for term in learned])
+        total = learned[0] if len(learned) == 1 else torch.stack(learned).sum(0)
+        total.sum().backward()  # type: ignore[no-untyped-call]
         return named
 
     def _export(self) -> dict[str, Tensor]:

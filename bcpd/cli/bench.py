@@ -1,0 +1,112 @@
+"""``bcpd bench``: how fast the package is, against what one would use instead."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from bcpd.cli.console import out
+from bcpd.progress import Meter
+
+__all__ = ["add_bench"]
+
+
+def add_bench(verbs: Any) -> None:
+    """Add the verb to the parser."""
+    bench = verbs.add_parser("bench", help="measure speed and memory", description="Variants take turns, one thread.")
+    benchmarks = bench.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    _add_posterior(benchmarks)
+    _add_toy(benchmarks)
+
+
+def _add_posterior(benchmarks: Any) -> None:
+    parser = benchmarks.add_parser("posterior", help="exact p* of many points, against scikit-learn")
+    parser.add_argument("--points", type=int, default=10_000_000, help="default: %(default)s, which need 9 GB")
+    parser.add_argument("--rounds", type=int, default=3, help="timed calls of every variant; default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write what was measured here")
+    parser.set_defaults(run=_posterior)
+
+
+def _posterior(arguments: argparse.Namespace) -> int:
+    from bcpd.bench import posterior
+    from bcpd.files import write_json
+
+    with Meter("bench posterior") as meter:
+        results = posterior.run(arguments.points, arguments.rounds, meter.stage)
+    if arguments.json is not None:
+        write_json(arguments.json, results)
+    _print_posterior(results)
+    return 0
+
+
+def _print_posterior(results: dict[str, Any]) -> None:
+    table = Table("variant", "points", "s", "CPU s", "best s", "million points a CPU second", title="p*, one thread")
+    for row in [*results["rows"], *({**row, "variant": f"full, {row['variant']}"} for row in results["full"])]:
+        speed = row["points"] / row["cpu"] / 1e6
+        times = (f"{row[name]:.3f}" for name in ("seconds", "cpu", "best"))
+        table.add_row(row["variant"], f"{row['points']:,}", *times, f"{speed:.1f}")
+    out.print(table)
+    layouts = Table("K", "dtype", "columns, ns a point", "rows, ns a point", "taken", "over the better")
+    for cell in results["layouts"]:
+        times = (f"{cell[name]:.0f}" for name in ("columns", "rows"))
+        layouts.add_row(str(cell["classes"]), cell["dtype"], *times, cell["chosen"], f"{cell['relative']:.2f}")
+    out.print(layouts)
+    for line in _sentences(results):
+        out.print(line, markup=False, highlight=False)
+
+
+def _sentences(results: dict[str, Any]) -> list[str]:
+    floor, machine = results["floor"], results["before"]
+    memory = (
+        f"{name} {'unknown' if value is None else f'{value:.1f}'}" for name, value in results["extra_megabytes"].items()
+    )
+    errors = (f"{name} {value:.1e}" for name, value in results["errors"].items())
+    growth = (f"{cell['dtype']} {cell['points']:,}: {cell['relative']:.2f}" for cell in results["growth"])
+    return [
+        f"over scikit-learn in float64: float64 {results['sklearn_ratio_float64']:.1f} times, float32 "
+        f"{results['sklearn_ratio_float32']:.1f} times; float32 over scikit-learn in float32 "
+        f"{results['sklearn_single_ratio']:.1f} times",
+        f"one full covariance: float64 {results['full_ratio_float64']:.1f} times, float32 "
+        f"{results['full_ratio_float32']:.1f} times",
+        f"MB beyond points and output: {', '.join(memory)}",
+        f"largest error of a probability: {', '.join(errors)}",
+        f"time a point, relative to {results['points']:,} points: {', '.join(growth)}",
+        f"products and traffic at the machine's rates ({floor['matmul_flops'] / 1e9:.0f} GFLOP/s, "
+        f"{floor['copy_bytes'] / 1e9:.0f} GB/s) take {floor['product_seconds'] + floor['traffic_seconds']:.3f} s in "
+        f"float32, {floor['share']:.0%} of the time",
+        f"{machine['cpu']}, 1 thread, load {machine['load']}, torch {machine['packages']['torch']}, scikit-learn "
+        f"{machine['packages']['scikit-learn']}; ratios of {results['clock']} time"
+        + (" (the machine was busy)" if results["busy"] else ""),
+    ]
+
+
+def _add_toy(benchmarks: Any) -> None:
+    parser = benchmarks.add_parser("toy", help="a model-epoch and the whole of Figure 1, against the released loop")
+    parser.add_argument(
+        "--scale",
+        choices=("laptop", "smoke"),
+        default="laptop",
+        help="laptop: the released sizes, some 10 minutes on 2 quiet cores; smoke: under a minute, small sizes whose "
+        "ratios say little; default: %(default)s",
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="timed turns of every variant; default: %(default)s")
+    parser.add_argument("--processes", type=int, default=2, help="of the whole figure; default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write what was measured here")
+    parser.set_defaults(run=_toy)
+
+
+def _toy(arguments: argparse.Namespace) -> int:
+    from bcpd.bench import toy
+    from bcpd.bench.toy_text import markdown
+    from bcpd.files import write_json
+
+    with Meter("bench toy") as meter:
+        results = toy.run(arguments.rounds, arguments.scale, arguments.device, arguments.processes, meter.stage)
+    if arguments.json is not None:
+        write_json(arguments.json, results)
+    out.print(markdown(results), markup=False, highlight=False)
+    return 0

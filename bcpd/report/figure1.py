@@ -1,0 +1,531 @@
+"""Figure 1: the student's accuracy against its targets' distance to p*, as released and with the distances told apart.
+
+Every mark is drawn from rows of the stored table and carries their ids: in the SVG, the element ``rows-12-340`` shows
+the mean of the rows 12 and 340.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
+
+from bcpd.report.numbers import as_float, interval, number
+from bcpd.report.quantities import arm_name
+from bcpd.report.run_figures import band
+from bcpd.report.style import FAINT, INK, ArmStyle, arm_style, new_figure, styled
+from bcpd.report.tables import Table
+from bcpd.stats import mean_interval, partial_spearman
+from bcpd.targets import TARGETS
+
+__all__ = [
+    "FIGURES",
+    "correlation_figure",
+    "figure1_tables",
+    "matched_figure",
+    "prediction_rows",
+    "released_figure",
+    "separating_figure",
+    "table_rows",
+    "teacher_figure",
+]
+
+Row = Mapping[str, Any]
+
+FAMILY_STYLES: Mapping[str, ArmStyle] = {
+    "label_mixture": {"color": "#222222", "marker": "o"},
+    "dirichlet": {"color": "#777777", "marker": "D"},
+    "top_two_noise": {"color": "#aaaaaa", "marker": "^"},
+    "clipped_gaussian": {"color": "#cc79a7", "marker": "P"},
+    "logit_noise": {"color": "#8c4a9e", "marker": "X"},
+    "swap": {"color": "#5b2a6e", "marker": "v"},
+    "smoothing": {"color": "#e69f00", "marker": "<"},
+    "flatten": {"color": "#b07800", "marker": ">"},
+    "sharpen": {"color": "#f0c75e", "marker": "d"},
+    "leak": {"color": "#8b2500", "marker": "h"},
+}
+"""Greys: unbiased; purples: noisy and biased; yellows: biased, but the argmax stays; brown: class leak."""
+
+TEACHER_STYLES: Mapping[str, ArmStyle] = {
+    "ce": arm_style("ce"),
+    "mse": arm_style("mse"),
+    "mse, rate of ce": {"color": "#e9a06a", "marker": "v"},
+    "mse_mean": {"color": "#f3cdb0", "marker": "^"},
+}
+TEACHER_NAMES: Mapping[str, str] = {
+    "ce": "CE teacher",
+    "mse": "MSE teacher",
+    "mse, rate of ce": "MSE teacher, CE's rate",
+    "mse_mean": "MSE / K teacher, CE's rate",
+}
+RELEASED_AXES = (
+    ("mse", "MSE to p*", "true MSE: sum over classes, mean over x"),
+    ("released_ce", "CE(p*, t) (nats)", "forward; the released axis of the grey dots"),
+    ("released_reverse_ce", "CE(t, p*) (nats)", "reverse; the released axis of the teachers"),
+)
+ACCURACY = "student_accuracy_best_score"
+VERDICT_COLOURS = {"holds": "#009e73", "fails": "#c0392b", "undecided": "#8a8a8a"}
+
+
+def table_rows(results: Row) -> list[dict[str, Any]]:
+    """The students' rows as dicts."""
+    table = results["table"]
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+
+
+def family_name(family: str) -> str:
+    """In words."""
+    return TEACHER_NAMES.get(family, family.replace("_", " "))
+
+
+def prediction_rows(results: Row) -> list[tuple[str, ...]]:
+    """The registered predictions as cells of text, headings first; the number is that of the part that decides."""
+    lines: list[tuple[str, ...]] = [
+        ("", "prediction", "verdict", "deciding part", "95 % interval", "bound", "at the last epoch")
+    ]
+    for entry in results["predictions"]:
+        part = _deciding(entry)
+        cells = ("–", "–", "–") if part is None else _part_cells(part)
+        lines.append((entry["id"], entry["statement"], entry["verdict"], *cells, entry.get("verdict_last", "–")))
+    return lines
+
+
+def _part_cells(part: Row) -> tuple[str, str, str]:
+    """What was compared, its mean with interval, and the bound."""
+    mean, low, high = (as_float(part[name]) for name in ("mean", "low", "high"))
+    side = {"above": "> ", "below": "< ", "within": "\N{PLUS-MINUS SIGN}"}.get(part.get("side", ""), "")
+    found = number(mean) if low == high else interval(mean, low, high)
+    return str(part["what"]), found, f"{side}{part['bound']:g}"
+
+
+def figure1_tables(results: Row) -> list[Table]:
+    """The predictions, every part of them, and the rank correlations, as tables of text.
+
+    Args:
+        results: of kind ``figure1``.
+    """
+    head, *lines = prediction_rows(results)
+    parts = [
+        (entry["id"], *_part_cells(part), part["verdict"])
+        for entry in results["predictions"]
+        for part in entry["parts"]
+    ]
+    correlations = []
+    for entry in results["correlations"]:
+        given = f"{entry['distance'].upper()}" + (f" given {entry['given'].upper()}" if entry["given"] else "")
+        found = interval(*(as_float(entry[k]) for k in ("mean", "low", "high"))) if "mean" in entry else entry["reason"]
+        outcome = "best score" if entry["outcome"] == "best_score" else "last epoch"
+        correlations.append((entry["set"].replace("_", " "), outcome, given, found, str(entry.get("targets", "–"))))
+    return [
+        Table("Predictions registered before the run", "", head, tuple(lines)),
+        Table(
+            "Every part of the predictions", "", ("", "part", "mean", "bound", "verdict"), tuple(parts), default=False
+        ),
+        Table(
+            "Rank correlation with the student's accuracy, mean over draws of the correlation within a draw",
+            "",
+            ("targets", "students at", "distance", "Spearman", "targets a draw"),
+            tuple(correlations),
+            default=False,
+        ),
+    ]
+
+
+def _deciding(entry: Row) -> Row | None:
+    """The first part with the verdict of the whole."""
+    parts: Sequence[Row] = entry["parts"]
+    same = [part for part in parts if part["verdict"] == entry["verdict"]]
+    return next(iter(same or parts), None)
+
+
+# ---------------------------------------------------------------------------------------------------------- as released
+
+
+def released_figure(results: Row) -> Figure:
+    """As released, a line of panels a world: accuracy against the true MSE and against both orientations of CE.
+
+    Hollow markers in the forward panel: the teachers where the released figure puts them, at their reverse CE.
+
+    Args:
+        results: of kind ``figure1``.
+    Raises:
+        ValueError: no rows of the released experiment.
+    """
+    rows = [row for row in table_rows(results) if row["stage"] == "released"]
+    worlds = list(dict.fromkeys(row["world"] for row in rows))
+    if not worlds:
+        raise ValueError("the table holds no rows of the released experiment")
+    refused = [world for world in results["worlds"] if world["refused"]]
+    with styled():
+        figure = new_figure(10.2, 2.9 * len(worlds) + 0.8 + 0.25 * len(refused))
+        panels = figure.subplots(len(worlds), len(RELEASED_AXES), sharey="row", squeeze=False)
+        for line, world in zip(panels, worlds, strict=True):
+            own = [row for row in rows if row["world"] == world]
+            for axes, (column, label, title) in zip(line, RELEASED_AXES, strict=True):
+                _released_panel(axes, own, column)
+                axes.set(xlabel=label)
+                if world == worlds[0]:
+                    axes.set_title(title, fontsize=9)
+                axes.locator_params(axis="x", nbins=6)
+            line[0].set_ylabel(f"{world}\nstudent's accuracy (%)")
+        handles, labels = panels[0][1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8.5)
+        if refused:
+            said = "\n".join(f"{world['world']}: {world['refused']}." for world in refused)
+            figure.supxlabel(said, fontsize=8.5, color="#555555", x=0.01, ha="left")
+    return figure
+
+
+def _released_panel(axes: Axes, rows: Sequence[Row], column: str) -> None:
+    y = "student_accuracy_best_accuracy"
+    grey = [row for row in rows if row["family"] == "label_mixture"]
+    _scatter(axes, grey, column, y, {"color": FAINT, "marker": "o"}, "label mixtures u e + (1 \u2212 u) p*", 14)
+    for loss in ("ce", "mse"):
+        own = [row for row in rows if row["family"] == loss]
+        name = f"{arm_name(loss)} teachers" + (", MSE / K" if loss == "mse" else "")
+        if column == "released_ce":
+            hollow = {**arm_style(loss), "facecolor": "none"}
+            _scatter(axes, own, "released_reverse_ce", y, hollow, f"{name}, where released", 26)
+        _scatter(axes, own, column, y, arm_style(loss), name, 26)
+    rho = _rank_correlation(grey, column, y)
+    if math.isfinite(rho):
+        axes.text(0.97, 0.96, f"grey: Spearman {rho:+.3f}", transform=axes.transAxes, ha="right", va="top", fontsize=8)
+
+
+def _scatter(axes: Axes, rows: Sequence[Row], x: str, y: str, style: ArmStyle, label: str, size: float) -> None:
+    look: dict[str, Any] = {"linewidths": 0.9, "edgecolors": "white", **style}
+    if "facecolor" in look:
+        look = {"marker": style["marker"], "facecolors": "none", "edgecolors": style["color"], "linewidths": 0.9}
+    for row in rows:
+        named = label if row is rows[0] else None
+        marks = axes.scatter([as_float(row[x])], [100 * as_float(row[y])], s=size, label=named, **look)
+        marks.set_gid(_gid([row["id"]]))
+
+
+def _rank_correlation(rows: Sequence[Row], x: str, y: str) -> float:
+    try:
+        left, right = ([as_float(row[name]) for row in rows] for name in (x, y))
+        return partial_spearman(left, right, [[]] * len(rows), units=[0] * len(rows)).mean
+    except ValueError:
+        return math.nan
+
+
+# ----------------------------------------------------------------------------------------------------------- separating
+
+
+def separating_figure(results: Row) -> Figure:
+    """What students lose against the student of p*, over MSE and over KL: a line a family or teacher.
+
+    Points are means over draws of the difference to the student of p* in the same draw, with 95 % t-intervals.
+
+    Args:
+        results: of kind ``figure1``.
+    Raises:
+        ValueError: no rows of the separating experiment.
+    """
+    rows = [row for row in table_rows(results) if row["stage"] == "separating"]
+    if not rows:
+        raise ValueError("the table holds no rows of the separating experiment")
+    with styled():
+        figure = new_figure(10.2, 5.4)
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, distance, label in zip(panels, ("mse", "kl"), ("MSE to p*", "KL to p* (nats)"), strict=True):
+            for family, style in FAMILY_STYLES.items():
+                _line(axes, _targets(rows, family, ("matched", "goal")), distance, style, family_name(family), 1.0)
+            for arm, style in TEACHER_STYLES.items():
+                _line(axes, _targets(rows, arm, ("checkpoint",)), distance, style, family_name(arm), 1.6, "--")
+            axes.axhline(0, color=arm_style("bayes")["color"], linewidth=1.2, zorder=0)
+            axes.set(xscale="log", xlabel=f"{label}, transfer inputs")
+            _plain_logarithms(axes.xaxis)
+        panels[0].set_yscale("symlog", linthresh=2.0, linscale=1.2)
+        panels[0].yaxis.set_major_locator(FixedLocator([-50, -20, -10, -5, -2, -1, 0, 1, 2]))
+        panels[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panels[0].yaxis.set_minor_locator(NullLocator())
+        panels[0].set_ylabel("accuracy minus that of the student of p* (points)")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", fontsize=8.5)
+    return figure
+
+
+def _plain_logarithms(axis: Axis) -> None:
+    """0.02, 0.05, 0.1: ticks that can be read."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def _targets(rows: Sequence[Row], family: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Every target of a family: mean distances, and by draw the accuracy gained on the student of p*."""
+    exact = _by_draw([row for row in rows if row["family"] == "bayes"])
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["family"] == family:
+            groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    found = []
+    for own in groups.values():
+        gains = [
+            100 * (value - exact[draw]) for draw, value in _by_draw(own).items() if math.isfinite(value - exact[draw])
+        ]
+        if len(gains) > 1:
+            distances = {name: sum(as_float(row[name]) for row in own) / len(own) for name in ("mse", "kl")}
+            found.append({**distances, "gain": mean_interval(gains), "ids": [row["id"] for row in own]})
+    return found
+
+
+def _by_draw(rows: Sequence[Row]) -> dict[int, float]:
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["draw"], []).append(as_float(row[ACCURACY]))
+    return {draw: sum(values) / len(values) for draw, values in found.items()}
+
+
+def _line(
+    axes: Axes,
+    targets: Sequence[Row],
+    distance: str,
+    style: ArmStyle,
+    label: str,
+    width: float,
+    line: str = "-",
+) -> None:
+    ordered = sorted((t for t in targets if math.isfinite(t[distance])), key=lambda target: float(target[distance]))
+    x, y = [t[distance] for t in ordered], [t["gain"].mean for t in ordered]
+    axes.plot(x, y, line, color=style["color"], linewidth=width)
+    axes.plot([], [], line, color=style["color"], linewidth=width, label=label, marker=style["marker"], markersize=5)
+    for target in ordered:
+        gain = target["gain"]
+        axes.plot([target[distance]] * 2, [gain.low, gain.high], color=style["color"], linewidth=0.9, alpha=0.7)
+        mark = axes.plot(
+            [target[distance]],
+            [gain.mean],
+            color=style["color"],
+            marker=style["marker"],
+            markersize=5.5,
+            mew=0.4,
+            mec="w",
+        )[0]
+        mark.set_gid(_gid(target["ids"]))
+
+
+def matched_figure(results: Row) -> Figure:
+    """Families at equal MSE, and at equal KL: a panel a goal, a line a family, with 95 % t-intervals over draws.
+
+    Args:
+        results: of kind ``figure1``, with ``matched``.
+    Raises:
+        ValueError: no matched level.
+    """
+    entries = results["matched"]
+    goals = sorted({(entry["matched"] != "mse", entry["matched"], entry["goal"]) for entry in entries})
+    if not goals:
+        raise ValueError("the results hold no matched levels")
+    families = list(FAMILY_STYLES)
+    with styled():
+        figure = new_figure(2.0 * len(goals) + 1.4, 4.1)
+        panels = figure.subplots(1, len(goals), sharey=True, squeeze=False)[0]
+        for axes, (_, distance, goal) in zip(panels, goals, strict=True):
+            there = {
+                entry["family"]: entry for entry in entries if (entry["matched"], entry["goal"]) == (distance, goal)
+            }
+            for height, family in enumerate(families):
+                if family not in there:
+                    axes.text(
+                        0.5,
+                        height,
+                        "out of reach",
+                        fontsize=7.5,
+                        color="#888888",
+                        ha="center",
+                        va="center",
+                        transform=axes.get_yaxis_transform(),
+                    )
+                    continue
+                _mark(axes, there[family][ACCURACY], height, FAMILY_STYLES[family], there[family]["ids"], 100)
+            axes.axvline(0, color=arm_style("bayes")["color"], linewidth=1.2, zorder=0)
+            axes.set_title(f"{distance.upper()} = {goal:g}", fontsize=9.5)
+            axes.locator_params(axis="x", nbins=5)
+            axes.grid(axis="y", visible=False)
+        panels[0].set_yticks(range(len(families)), [_described(family) for family in families], fontsize=8.5)
+        panels[0].set_ylim(len(families) - 0.4, -0.6)
+        figure.supxlabel("accuracy minus that of the student of p* (points)", fontsize=9.5)
+    return figure
+
+
+def _described(family: str) -> str:
+    kind = TARGETS[family]
+    note = "unbiased" if kind.unbiased else "argmax kept" if kind.keeps_argmax else "biased"
+    return f"{family_name(family)} ({note})"
+
+
+def correlation_figure(results: Row) -> Figure:
+    """Rank correlation of accuracy with either distance, plain and given the other: means over draws with intervals.
+
+    Args:
+        results: of kind ``figure1``, with ``correlations``.
+    Raises:
+        ValueError: none could be computed.
+    """
+    entries = [entry for entry in results["correlations"] if entry["outcome"] == "best_score"]
+    if not any("mean" in entry for entry in entries):
+        raise ValueError("the results hold no rank correlations")
+    sets = list(dict.fromkeys(entry["set"] for entry in entries))
+    with styled():
+        figure = new_figure(9.6, 0.44 * len(sets) + 1.6)
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, partial, title in zip(panels, (False, True), ("plain", "given the other distance"), strict=True):
+            for entry in entries:
+                if (entry["given"] is not None) != partial:
+                    continue
+                height = sets.index(entry["set"]) + (-0.14 if entry["distance"] == "mse" else 0.14)
+                style = arm_style("mse" if entry["distance"] == "mse" else "ce")
+                if "mean" in entry:
+                    low, high = (max(-1.0, min(1.0, as_float(entry[end]))) for end in ("low", "high"))
+                    _mark(axes, {**entry, "low": low, "high": high}, height, style)
+                elif entry["distance"] == "mse":
+                    axes.text(0, sets.index(entry["set"]), "not defined", fontsize=7.5, color="#888888", va="center")
+            axes.axvline(0, color=INK, linewidth=1)
+            axes.set(
+                xlim=(-1.05, 1.05),
+                xticks=(-1, -0.5, 0, 0.5, 1),
+                title=title,
+                xlabel="Spearman with the student's accuracy",
+            )
+            axes.grid(axis="y", visible=False)
+        panels[0].set_yticks(range(len(sets)), [name.replace("_", " ") for name in sets], fontsize=8.5)
+        panels[0].set_ylim(len(sets) - 0.4, -0.6)
+        handles = [
+            panels[0].plot([], [], linestyle="none", label=name, **arm_style(arm))[0]
+            for arm, name in (("mse", "MSE to p*"), ("ce", "KL to p*"))
+        ]
+        figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    return figure
+
+
+def teacher_figure(results: Row) -> Figure:
+    """Real teachers: distance to p* by epoch, by the probability of the training label, and differences at the minimum.
+
+    Args:
+        results: of kind ``figure1``, with ``teachers``.
+    Raises:
+        ValueError: no teachers.
+    """
+    teachers = [row for row in results["teachers"] if row["world"] == "toy"]
+    if not teachers:
+        raise ValueError("the results hold no teachers of the separating experiment")
+    with styled():
+        figure = new_figure(11.4, 3.9)
+        by_epoch, by_length, differences = figure.subplots(1, 3, width_ratios=(1, 1, 0.9))
+        for arm, style in TEACHER_STYLES.items():
+            own = [row for row in teachers if row["arm"] == arm]
+            if not own:
+                continue
+            paths = [[as_float(value) for value in row["fresh_mse"]] for row in own]
+            mse = band(by_epoch, list(zip(*paths, strict=True)), color=style["color"], label=family_name(arm))
+            lengths = [[as_float(value) for value in row["label_probability"]] for row in own]
+            length = [sum(values) / len(values) for values in zip(*lengths, strict=True)]
+            by_length.plot(length, mse, color=style["color"])
+            by_length.plot(length[-1:], mse[-1:], marker=style["marker"], color=style["color"], markersize=7, mec="w")
+        by_epoch.set(xlabel="epoch", ylabel="MSE to p*, fresh points", title="by epoch")
+        by_length.set(xlabel="mean probability of the training label", title="by effective length")
+        _minimum_panel(differences, results["teachers"])
+        handles, labels = by_epoch.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8.5)
+    return figure
+
+
+def _minimum_panel(axes: Axes, teachers: Sequence[Row]) -> None:
+    """MSE teacher minus CE teacher at the path minimum, draw by draw, in every world."""
+    names = {
+        ("toy", "mlp"): "toy, perceptron",
+        ("contaminated", "linear"): "contaminated,\nlinear softmax",
+        ("contaminated", "mlp"): "contaminated,\nperceptron",
+    }
+    for height, (world, net) in enumerate(names):
+        own = {
+            (row["arm"], row["draw"]): as_float(row["path_minimum_mse"]["fresh_mse"])
+            for row in teachers
+            if (row["world"], row["net"]) == (world, net)
+        }
+        values = [own["mse", draw] - own["ce", draw] for arm, draw in own if arm == "ce" and ("mse", draw) in own]
+        if len(values) > 1 and all(map(math.isfinite, values)):
+            interval = mean_interval(values)
+            favoured = "ce" if interval.low > 0 else "mse" if interval.high < 0 else ""
+            style = arm_style(favoured) if favoured else {"color": "#8a8a8a", "marker": "D"}
+            entry = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+            _mark(axes, entry, height, style)
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_yticks(range(len(names)), list(names.values()), fontsize=8.5)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.locator_params(axis="x", nbins=4)
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="MSE to p*, MSE minus CE teacher", title="at the path minimum")
+
+
+def _mark(axes: Axes, entry: Row, height: float, style: ArmStyle, ids: Sequence[int] = (), scale: float = 1.0) -> None:
+    mean, low, high = (scale * as_float(entry[name]) for name in ("mean", "low", "high"))
+    if not math.isfinite(mean):
+        return
+    if math.isfinite(low) and math.isfinite(high):
+        axes.plot([low, high], [height] * 2, color=style["color"], linewidth=1.6, solid_capstyle="butt")
+    mark = axes.plot([mean], [height], linestyle="none", markersize=6, mew=0.5, mec="white", **style)[0]
+    if ids:
+        mark.set_gid(_gid(ids))
+
+
+def _gid(ids: Sequence[int]) -> str:
+    return "rows-" + "-".join(map(str, ids))
+
+
+FIGURES: tuple[tuple[str, str, str, Callable[[Row], Figure]], ...] = (
+    (
+        "figure1-released",
+        "Figure 1 as released",
+        "One data draw, released settings; a dot a student (best validation accuracy), on the transfer inputs. All "
+        "grey dots are label mixtures, for which MSE and forward CE are rising functions of the one weight u: both "
+        "panels show the same order (equal Spearman), so grey dots cannot say which distance matters. The release "
+        "puts the teachers at their reverse CE (hollow) on the grey dots' forward axis; reverse CE does not change "
+        "with u but by the luck of the draw. No error bar is possible with one draw.",
+        released_figure,
+    ),
+    (
+        "figure1-separating",
+        "Families of targets and real teachers, MSE and KL apart",
+        "Each mark is a target: mean over draws of the student's accuracy minus that of the student of p* in the "
+        "same draw (95 % t-interval; axis linear within 2 points, logarithmic beyond). If accuracy followed a "
+        "distance, all lines would fall onto one curve over it. Dashed: real teachers, a mark a stopping time. "
+        "Greys: unbiased noise; purples: noisy and biased; yellows: biased with the argmax kept; brown: class leak.",
+        separating_figure,
+    ),
+    (
+        "figure1-matched",
+        "Families at equal distance",
+        "In a panel all families have the same MSE (or KL) to p* on the very targets that students saw. What is left "
+        "between the lines is what the matched distance does not say. 95 % t-intervals over draws, paired with the "
+        "student of p* (green line).",
+        matched_figure,
+    ),
+    (
+        "figure1-correlations",
+        "Which distance orders the students, given the other",
+        "Spearman correlation of the student's accuracy with its targets' MSE (squares) and KL (circles) within a "
+        "draw, mean and 95 % t-interval over draws. Right: the part of it that the other distance does not explain; "
+        "near 0, a distance adds nothing. Label mixtures alone leave nothing: there one distance is a function of "
+        "the other.",
+        correlation_figure,
+    ),
+    (
+        "figure1-teachers",
+        "Real teachers: stopping time and loss",
+        "Left: at one learning rate, the loss with the smaller gradient is simply younger. Middle: against the mean "
+        "probability given to the training label, a measure of how far training has come (markers: last epoch). "
+        "Right: paired difference at each path's minimum, chosen on one half of the held-out points and reported on "
+        "the other, each loss at its own rate; blue favours CE, vermilion MSE.",
+        teacher_figure,
+    ),
+)
+"""File name, title, what to look at, and the function that draws it."""
