@@ -254,3 +254,43 @@ def test_wrong_probability_files_are_refused(tmp_path: Path, capsys: pytest.Capt
     np.savez(foreign, a=np.zeros(3))
     assert cli.main(["measure", str(foreign), str(points)]) == 2
     assert "x, y and mixture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("study", ["figure1", "when-mse-wins"])
+def test_a_study_prints_its_plan_and_starts_nothing(
+    study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", study, "--scale", "full"]) == 0
+    printed = capsys.readouterr().out
+    assert f"plan of {study} --scale full" in printed
+    assert "models" in printed
+    assert "Nothing was started; add --go to start it." in printed
+    assert cli.main(["run", study, "--scale", "smoke", "--plan"]) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert cli.main(["run", study, "--processes", "0"]) == 2
+    assert "--processes must be at least 1, received 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", ["figure1", "when-mse-wins"])
+def test_a_study_runs_at_smoke_scale(study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", study, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").stat().st_size > 100_000
+    assert len(list((tmp_path / "figures").glob("*.svg"))) >= 5
+    assert json.loads((tmp_path / "results.json").read_text())["kind"] == study
+    first = (tmp_path / "results.json").read_bytes()
+    # what is finished is not run again, and comes out the same but for the seconds
+    assert cli.main(["run", study, "--out", str(tmp_path)]) == 0
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert {**json.loads(first), "seconds": 0} == {**again, "seconds": 0}
+    assert "Predictions registered before the run" in capsys.readouterr().out
+
+
+def test_draws_are_planned_from_a_spread(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["draws", "--effect", "0.002", "--sd", "0.004"]) == 0
+    few = capsys.readouterr().out
+    assert " 34 " in few
+    assert cli.main(["draws", "--effect", "0.004", "--sd", "0.004"]) == 0
+    assert " 10 " in capsys.readouterr().out
+    assert cli.main(["draws", "--effect", "0", "--sd", "0.004"]) == 2

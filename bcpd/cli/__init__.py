@@ -16,9 +16,10 @@ from rich.table import Table
 from bcpd import __version__
 from bcpd.cli.bench import add_bench
 from bcpd.cli.console import add_threads, err, out, set_threads
-from bcpd.cli.studies import add_studies
+from bcpd.cli.studies import add_draws, add_studies
 from bcpd.cli.verify import add_verify
 from bcpd.progress import Meter
+from bcpd.runs import SweepError
 
 __all__ = ["main"]
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
         return status
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SweepError) as error:
         err.print(f"bcpd: error: {error}", style="bold red", markup=False, highlight=False)
         return 2
     except KeyboardInterrupt:
@@ -65,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_quickstart(experiments)
     _add_real(experiments)
     add_studies(experiments)
+
+    add_draws(verbs)
 
     sample = verbs.add_parser("sample", help="write points of a mixture to a file")
     sample.add_argument("--mixture", required=True, metavar="NAME", help="a name of `bcpd mixtures`, or a JSON spec")

@@ -14,7 +14,7 @@ from rich.table import Table
 from bcpd.cli.console import out
 from bcpd.progress import Meter
 
-__all__ = ["add_studies"]
+__all__ = ["add_draws", "add_studies"]
 
 STUDIES: Mapping[str, tuple[str, str]] = {
     "figure1": ("experiments.figure1", "student accuracy against the teacher's distance: as released, and separating"),
@@ -51,7 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.processes is not None and arguments.processes < 1:
         raise ValueError(f"--processes must be at least 1, received {arguments.processes}")
     module = _module(arguments.study)
-    spec = replace(module.SCALES[arguments.scale], seed=arguments.seed)
+    spec = _seeded(module.SCALES[arguments.scale], arguments.seed)
     if arguments.plan or arguments.scale == "full":
         _print_plan(module.plan(spec), f"{arguments.study} --scale {arguments.scale}")
         if arguments.plan or not arguments.go:
@@ -62,6 +62,13 @@ def _run(arguments: argparse.Namespace) -> int:
     with Meter(arguments.study) as meter:
         results = module.run(spec, folder / "rows", meter.stage, arguments.processes)
     return _finish(results, folder)
+
+
+def _seeded(spec: Any, seed: int) -> Any:
+    """The specification with another root seed."""
+    if hasattr(spec, "protocol"):
+        return replace(spec, protocol=replace(spec.protocol, seed=seed))
+    return replace(spec, seed=seed)
 
 
 def _print_plan(rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -97,3 +104,52 @@ def _finish(results: dict[str, Any], folder: Path) -> int:
         highlight=False,
     )
     return 0
+
+
+def add_draws(verbs: Any) -> None:
+    """Add ``bcpd draws``: the planner."""
+    parser = verbs.add_parser(
+        "draws", help="how many data draws a paired comparison needs", description=_DRAWS, epilog=_DRAWS_EXAMPLE
+    )
+    parser.add_argument("--effect", type=float, required=True, help="mean paired difference to be seen")
+    spread = parser.add_mutually_exclusive_group(required=True)
+    spread.add_argument("--sd", type=float, help="standard deviation of the differences between draws")
+    spread.add_argument("--results", type=Path, metavar="PATH", help="of `bcpd run when-mse-wins`: take the sd from it")
+    parser.add_argument("--quantity", help="with --results: an id of its quantities; default: the first headline")
+    parser.add_argument("--power", type=float, default=0.8, help="default: %(default)s")
+    parser.add_argument("--level", type=float, default=0.05, help="default: %(default)s")
+    parser.set_defaults(run=_draws)
+
+
+_DRAWS = "Two-sided paired t-test: the least number of draws that sees a mean difference with the power asked for."
+_DRAWS_EXAMPLE = "example: bcpd draws --effect 0.002 --sd 0.004"
+
+
+def _draws(arguments: argparse.Namespace) -> int:
+    from bcpd.power import draws_needed
+
+    if arguments.sd is not None:
+        spreads = {"": float(arguments.sd)}
+    else:
+        spreads = _spreads(arguments.results, arguments.quantity)
+    table = Table(
+        "cell", "sd of the differences", "draws", title=f"to see {arguments.effect:g} with power {arguments.power:g}"
+    )
+    for cell, sd in spreads.items():
+        table.add_row(cell, f"{sd:.3g}", str(draws_needed(sd, arguments.effect, arguments.power, arguments.level)))
+    out.print(table)
+    return 0
+
+
+def _spreads(path: Path, quantity: str | None) -> dict[str, float]:
+    """The standard deviation of a quantity's paired differences, cell by cell."""
+    from bcpd.runs import read_results
+
+    (results,) = read_results(path)[:1]
+    if results["kind"] != "when-mse-wins":
+        raise ValueError(f"{path} must hold results of when-mse-wins, received kind {results['kind']!r}")
+    known = [entry["id"] for entry in results["quantities"]]
+    wanted = quantity or next(entry["id"] for entry in results["quantities"] if entry["headline"])
+    if wanted not in known:
+        raise ValueError(f"--quantity must be one of {', '.join(known)}; received {wanted!r}")
+    return {row["cell"]: float(row["sd"]) for row in results["summary"] if row["quantity"] == wanted}

@@ -228,13 +228,13 @@ def _work_apart(pending: Sequence[Task], work: Work, processes: int, threads: in
                     reason = worker.end()
                     workers.remove(worker)
                     deaths[task.key] += 1
-                    if deaths[task.key] > 1:
-                        _salvage(workers, unstored, keep)
-                        raise keep.failure(task, f"lost its worker process twice ({reason})")
-                    queue.appendleft(task)
-                    continue
-                if isinstance(answer, Exception):
+                    if deaths[task.key] == 1:
+                        queue.appendleft(task)
+                        continue
+                if not isinstance(answer, list):
                     _salvage(workers, unstored, keep)
+                    if answer is None:
+                        raise keep.failure(task, f"lost its worker process twice ({reason})")
                     raise keep.failure(task, f"failed: {type(answer).__name__}: {answer}") from answer
                 unstored.append((task, answer))
                 if queue:
