@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
     module = _module(arguments.study)
     spec = _seeded(module.SCALES[arguments.scale], arguments.seed)
     if arguments.plan or arguments.scale == "full":
-        _print_plan(module.plan(spec), f"{arguments.study} --scale {arguments.scale}")
+        _print_plan(_plan(module, spec, arguments.processes), f"{arguments.study} --scale {arguments.scale}")
         if arguments.plan or not arguments.go:
             if not arguments.plan:
                 out.print("Nothing was started; add --go to start it.", markup=False)
@@ -64,6 +64,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return _finish(results, folder)
 
 
+def _plan(module: ModuleType, spec: Any, processes: int | None) -> Any:
+    """With a time where the study can measure the machine's speed in about a second."""
+    if hasattr(module, "calibrate"):
+        return module.plan(spec, processes or 2, module.calibrate(spec))
+    return module.plan(spec)
+
+
 def _seeded(spec: Any, seed: int) -> Any:
     """The specification with another root seed."""
     if hasattr(spec, "protocol"):
@@ -71,12 +78,19 @@ def _seeded(spec: Any, seed: int) -> Any:
     return replace(spec, seed=seed)
 
 
-def _print_plan(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+def _print_plan(plan: Sequence[Mapping[str, Any]] | Mapping[str, Any], title: str) -> None:
+    """The stages as a table; of a plan that says more, the rest below it."""
+    whole: Mapping[str, Any] = plan if isinstance(plan, Mapping) else {"stages": plan}
+    rows: Sequence[Mapping[str, Any]] = whole["stages"]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = Table(*(name.replace("_", " ") for name in columns), title=f"plan of {title}")
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in columns))
     out.print(table)
+    for name, value in whole.items():
+        if name not in ("stages", "scale") and value is not None:
+            text = f"{len(value)}" if isinstance(value, list) else _cell(value)
+            out.print(f"{name.replace('_', ' ')}: {text}", markup=False, highlight=False)
 
 
 def _cell(value: object) -> str:

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bcpd import train
+from bcpd.nets import build
 from bcpd.provenance import provenance
 from bcpd.runs import Progress, Store, Task, sweep
 from experiments.figure1.analysis import correlations, matched, verdicts
@@ -69,17 +71,23 @@ def run(
 
 
 def plan(spec: Figure1) -> list[dict[str, Any]]:
-    """What a run trains, stage by stage: tasks, models, millions of examples shown, and replicas in a group."""
+    """What a run trains, stage by stage: tasks, models, millions of examples shown, replicas of a group and bytes."""
     usable = [world_name(*world) for world in spec.worlds if not irreducible(spec, world_name(*world))["refused"]]
+    net = build("mlp", num_classes=spec.num_classes, input_shape=(spec.dimension,), hidden=spec.hidden)
     stages: dict[str, dict[str, Any]] = {}
     for task in [*_tuning_tasks(spec), *_tasks(spec, usable, dict.fromkeys(TUNED, spec.rates[0]))]:
         groups = _trainings(spec, task.payload)
         name = task.payload["stage"]
-        stage = stages.setdefault(name, {"stage": name, "tasks": 0, "models": 0, "million_examples": 0.0, "group": 0})
+        empty = {"stage": name, "tasks": 0, "models": 0, "million_examples": 0.0, "group": 0, "group_MiB": 0.0}
+        stage = stages.setdefault(name, empty)
         stage["tasks"] += 1
         stage["models"] += sum(models for models, _, _ in groups)
         stage["million_examples"] += task.cost / 1e6
-        stage["group"] = max(stage["group"], *(min(models, spec.group) for models, _, _ in groups))
+        for models, _, examples in groups:
+            together = min(models, spec.group)
+            held = train.plan(net, together, examples + spec.validation)
+            stage["group"] = max(stage["group"], together)
+            stage["group_MiB"] = max(stage["group_MiB"], round(together * held.replica_bytes / 2**20, 1))
     return list(stages.values())
 
 
