@@ -10,6 +10,7 @@ from bcpd.measure.labels import label_scores
 from bcpd.measure.metrics import compare, compare_probabilities, distance, distance_of_probabilities
 from bcpd.measure.points import KnownPosterior
 from bcpd.measure.predictors import LogPredictor, Predict, as_predictor
+from bcpd.measure.temperature import fit_temperature
 from bcpd.measure.votes import bayes_error_from_votes, bayes_error_interval, distance_to_votes
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "distance_to_votes",
     "excess_risk_bounds",
     "excess_risk_bounds_of_probabilities",
+    "fit_temperature",
     "label_scores",
 ]
