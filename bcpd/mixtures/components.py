@@ -8,7 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from bcpd.mixtures.base import Mixture, distributions
+from bcpd.mixtures.base import Mixture, differentiated, distributions
 from bcpd.tensors import ArrayLike, float64
 
 __all__ = ["ComponentMixture", "finite_values"]
@@ -70,6 +70,12 @@ class ComponentMixture(Mixture):
         return terms[..., 0] if terms.shape[-1] == 1 else terms.logsumexp(-1)
 
     def _log_posterior_rows(self, x: Tensor) -> Tensor:
+        # one point gives the linear form its offsets
+        linear = self._linear_posterior() if len(x) > 1 and not differentiated(x) else None
+        if linear is not None:
+            output = torch.empty(len(x), self.num_classes, dtype=torch.float64, device=x.device)
+            linear.fill(x.detach(), output, log=True)
+            return output
         return (self._log_classes(x) + self.priors.log().to(x.device)).log_softmax(-1)
 
     def log_density(self, x: ArrayLike) -> Tensor:

@@ -75,6 +75,18 @@ class EllipticalMixture(ComponentMixture):
     def _whitened_means(self) -> Tensor:
         return _whiten((self.means - self._centre).flatten(0, 1), self._factor).reshape(self.means.shape)
 
+    def _slopes(self) -> Tensor:
+        """:math:`\\Sigma^{-1}(\\mu_{kc} - m)` of a shared scale matrix, m the mean of the means: ``(K, C, d)``."""
+        gaps = (self.means - self._centre).flatten(0, 1)
+        if self._factor.ndim < 2:
+            return (gaps / self._factor / self._factor).reshape(self.means.shape)
+        solved: Tensor = torch.cholesky_solve(gaps.mT, self._factor)
+        return solved.mT.reshape(self.means.shape)
+
+    def _deviations(self) -> Tensor:
+        """Square roots of the diagonal of a shared scale matrix: ``()`` or ``(d,)``."""
+        return self._factor if self._factor.ndim < 2 else self._factor.norm(dim=1)
+
     def _log_scales(self) -> Tensor:
         """Half the log-determinants of the scale matrices: ``()`` where shared, else ``(K, C)``."""
         if self._factor.ndim == 0:

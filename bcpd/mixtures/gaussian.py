@@ -12,6 +12,7 @@ from bcpd.estimate import Estimate
 from bcpd.mixtures.bayes_error import ComponentJoint, equidistant_bayes_error, on_span
 from bcpd.mixtures.elliptical import EllipticalMixture
 from bcpd.mixtures.laws import NORMAL
+from bcpd.mixtures.linear import Layout, LinearPosterior
 from bcpd.seeds import generator as stream
 from bcpd.tensors import ArrayLike
 
@@ -77,6 +78,19 @@ class GaussianMixture(EllipticalMixture):
             return torch.full((len(x), 1), constant, dtype=torch.float64, device=x.device)
         norms = self._whitened(x).square().sum(-1, keepdim=True)
         return constant - norms / 2 - self._log_scales().to(x.device)
+
+    def _linear_posterior(self, layout: Layout | None = None) -> LinearPosterior | None:
+        if not self.shared:
+            return None
+        rounded = self._centre.to(torch.float32).to(torch.float64)
+        centre = torch.where(rounded.isfinite(), rounded, self._centre)
+        # a centre within a deviation of the origin costs no digits
+        near = bool((centre.abs() <= self._deviations()).all())
+        there = torch.zeros_like(centre) if near else centre
+        terms = self._log_components(there[None])[0] + self.weights.log()
+        # the posterior of a class and of its components at one point hold all that does not depend on x
+        offsets = self._log_posterior_rows(there[None])[0][:, None] + terms.log_softmax(1)
+        return LinearPosterior(self._slopes(), offsets, None if near else centre, layout)
 
     # ----------------------------------------------------------------------------------------------------- Bayes error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,32 +56,14 @@ class Affine(nn.Module):
 
 
 def _read_out(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    r"""The last layer :math:`h W + b`, formed class by class.
+
+    With few classes the product ``(B, F) x (F, K)`` runs at a fifth of what the transposed product does (10 columns
+    fill no vector register). The logits come out as a view whose memory is ``(..., K, B)``, which is also the fast side
+    for a softmax over few classes.
+    """
     add = torch.addmm if weight.ndim == 2 else torch.baddbmm
     return add(bias.unsqueeze(-1), weight.mT, features.mT).mT
-
-
-class ReadOutMap(torch.autograd.Function):
-    r"""The last layer :math:`h W + b`, its products formed class by class.
-
-    With few classes the product ``(B, F) x (F, K)`` and its gradient ``(F, B) x (B, K)`` run at a fifth of what the
-    same products transposed do (10 columns fill no vector register). The logits come out as a view whose memory is
-    ``(..., K, B)``, which is also the fast side for a softmax over few classes.
-    """
-
-    @staticmethod
-    def forward(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return _read_out(features, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        features, weight, _ = inputs
-        ctx.save_for_backward(features, weight)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features, weight = ctx.saved_tensors
-        by_class = gradients[0].mT  # (..., K, B)
-        return gradients[0] @ weight.mT, (by_class @ features).mT, by_class.sum(-1)
 
 
 class MLP(Net):
@@ -141,8 +122,8 @@ class MLP(Net):
             preacts.append(layer(features))
             features = act(preacts[-1])
             stages.append(features)
-        read_out = ReadOutMap.apply if torch.is_grad_enabled() else _read_out
-        return Views(read_out(features, self.head.weight, self.head.bias), features, tuple(stages), tuple(preacts))
+        logits = _read_out(features, self.head.weight, self.head.bias)
+        return Views(logits, features, tuple(stages), tuple(preacts))
 
     def backward(self, x: Tensor, views: Views, gradient: Tensor) -> None:
         r"""Set every parameter's ``grad`` from the logits' :math:`\partial L / \partial z`, without a graph.

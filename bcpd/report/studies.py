@@ -48,7 +48,8 @@ def _map(results: Mapping[str, Any]) -> dict[str, Any]:
         topics.setdefault(entry["topic"], []).append(f"{entry['text']}{where}")
     findings = [(TOPICS.get(topic, topic.capitalize()), sentences) for topic, sentences in topics.items()]
     predictions = [
-        f"{entry['statement']} – {entry['verdict']}: {entry['numbers']}" for entry in results.get("predictions") or []
+        f"{entry['statement']} – {entry['verdict']}: {'; '.join(_part(part) for part in entry['parts'])}."
+        for entry in results.get("predictions") or []
     ]
     if predictions:
         findings.append(("Predictions registered before the run, and what came", predictions))
@@ -141,6 +142,12 @@ def _map_tables(results: Mapping[str, Any]) -> tuple[list[Table], list[Table]]:
             )
         )
     return headline, further
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """What a prediction compared, and what came: an interval, or one number where it is exact."""
+    mean, low, high = (as_float(part[key]) for key in ("mean", "low", "high"))
+    return f"{part['what']} {number(mean) if low == high else interval(mean, low, high)}"
 
 
 def _difference(row: Mapping[str, Any]) -> tuple[str, ...]:
