@@ -15,6 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from bcpd.report.illustration import Illustration, illustration
 from bcpd.report.numbers import as_float, number
 from bcpd.report.quantities import arm_name
+from bcpd.report.sentences import sentence
 from bcpd.report.style import ARM_STYLES, FAINT, INK, arm_style, new_figure, styled
 
 __all__ = ["map_illustrations"]
@@ -75,8 +76,7 @@ def map_illustrations(results: Mapping[str, Any]) -> list[Illustration]:
         illustration(
             "map-settings",
             "The paper's other settings, as toys",
-            "Semi-supervised: only a part of the labels; the student is distilled on all points. Binary: superclasses "
-            "of the base world. " + axis_note.replace("The dotted line marks the base cell.", ""),
+            f"{_setting_titles(results)} {axis_note.replace(' The dotted line marks the base cell.', '')}",
             lambda: _settings(results),
         ),
         illustration(
@@ -275,6 +275,10 @@ def _decimals(reach: float) -> int:
     return max(0, 1 - math.floor(math.log10(reach)))
 
 
+def _setting_titles(results: Mapping[str, Any]) -> str:
+    return " ".join(f"{sentence(str(setting['title']))}" for setting in results.get("settings") or [])
+
+
 def _settings(results: Mapping[str, Any]) -> Figure:
     settings = results["settings"]
     if not settings:
@@ -292,18 +296,18 @@ def _settings(results: Mapping[str, Any]) -> Figure:
                 _line(axes, line, summary, pattern, scale)
                 _favoured(axes, "mse" in pattern)
                 axes.set_xlabel(setting["label"])
-                axes.set_title(setting["title"] if axes is panels[0, column] else "")
+                axes.set_title(setting["id"] if axes is panels[0, column] else "")
                 if not column:
                     axes.set_ylabel(label)
         handles = [
             panels[0, 0].plot([], [], color=shade, marker=marker, markersize=5, label=name)[0]
-            for (_, name, marker), shade in zip(CHECKPOINTS[:2], SHADES, strict=False)
+            for (_, name, marker), shade in zip(CHECKPOINTS, SHADES, strict=True)
         ]
         handles += [
             Patch(color=RED, alpha=0.13, label="MSE teacher favoured"),
             Patch(color=BLUE, alpha=0.13, label="CE teacher favoured"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -358,7 +362,11 @@ def _controls(results: Mapping[str, Any]) -> Figure:
 
 def _rates(results: Mapping[str, Any]) -> Figure:
     base = next(cell["name"] for cell in results["cells"] if cell.get("controls"))
-    tried = [row for row in results["sensitivity"] if row["cell"] == base and row["tuned_by"] == "score"]
+    tried = [
+        row
+        for row in results["sensitivity"]
+        if row["cell"] == base and row["tuned_by"] == "score" and row["arm"] != "student"
+    ]
     if not tried:
         raise ValueError("the results hold no rates tried at the base cell")
     chosen = {
@@ -382,6 +390,7 @@ def _rates(results: Mapping[str, Any]) -> Figure:
                 if rate == chosen.get((arm, "accuracy")):
                     axes.plot([rate], [value], "x", color=style["color"], markersize=8, mew=2)
         axes.set(xscale="log", xlabel="learning rate", ylabel="own validation score over its best, minus 1")
-        axes.set_ylim(-0.005, min(0.3, axes.get_ylim()[1]))
+        top = min(0.3, axes.get_ylim()[1])
+        axes.set_ylim(-0.06 * top, top)
         axes.legend(ncols=2)
     return figure
