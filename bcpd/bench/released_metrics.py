@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bcpd.bench.released import BINS
 from bcpd.distill import Method
-from bcpd.nets import Views
+from bcpd.nets import Net
 from bcpd.train import EvaluationSet, MeasuredSets
 
 __all__ = ["ReleasedMetrics", "measured_sums", "metrics_of_sums", "released_metrics", "released_sums"]
@@ -81,8 +81,8 @@ def measured_sums(
     total: dict[str, Tensor] = {}
     for start in range(0, y.shape[-1], step):
         part = slice(start, start + step)
-        views: Views = net(x[..., part, :])
-        log_q = method.log_probabilities(views.logits)
+        logits = net.logits(x[..., part, :]) if isinstance(net, Net) else net(x[..., part, :]).logits
+        log_q = method.log_probabilities(logits)
         sums = released_sums(log_q, y[..., part], bayes[..., part, :], target[..., part, :])
         total = {name: total[name] + value for name, value in sums.items()} if total else sums
     return total

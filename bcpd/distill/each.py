@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ __all__ = ["Each"]
 class Each(Method):
     """Replica r is trained with ``methods[r]``: its own loss, target or temperature, side by side with the others.
 
-    Replicas whose methods describe themselves alike are computed together; where they stand next to each other no
-    tensor is copied. A term that a replica's method does not have is 0 for it.
+    Replicas with equal methods (one object, or one type with equal settings) are computed together; where they stand
+    next to each other no tensor is copied. A term that a replica's method does not have is 0 for it. Of the student's
+    and the teacher's views, only those that the methods ask for in ``needs`` are handed on beside the logits.
 
     Args:
         methods: one a replica, R >= 1.
@@ -38,12 +39,25 @@ class Each(Method):
                 raise ValueError(
                     f"a replica's own method must not prepare batches or have phases, received {type(method).__name__}"
                 )
-        distinct: dict[str, int] = {}
-        self.kinds = [distinct.setdefault(json.dumps(m.describe(), sort_keys=True), len(distinct)) for m in methods]
-        self.methods = nn.ModuleList(methods[self.kinds.index(kind)] for kind in range(len(distinct)))
+        distinct: list[Method] = []
+        self.kinds: list[int] = []
+        for method in methods:
+            kind = next((number for number, other in enumerate(distinct) if _alike(method, other)), len(distinct))
+            if kind == len(distinct):
+                distinct.append(method)
+            self.kinds.append(kind)
+        self.methods = nn.ModuleList(distinct)
         self.needs = frozenset().union(*(method.needs for method in methods))
         self._scores = [method.score for method in methods]
         self._rows = [[r for r, of in enumerate(self.kinds) if of == kind] for kind in range(len(distinct))]
+        self._shown = tuple(view for view in ("pooled", "stages", "preacts") if self._asks(view))
+
+    def _asks(self, view: str) -> bool:
+        return bool({f"student.{view}", f"teacher.{view}"} & self.needs)
+
+    def replicas_in_need(self, need: str) -> list[int] | None:
+        """The replicas whose own method has the need."""
+        return [r for r, kind in enumerate(self.kinds) if need in self._methods()[kind].needs]
 
     def adapt(self, student: Views, teacher: Views | None) -> None:
         """Every method sees its own replicas.
@@ -57,7 +71,7 @@ class Each(Method):
                 f"the network gives logits of shape {tuple(student.logits.shape)}"
             )
         for method, rows in zip(self._methods(), self._rows, strict=True):
-            method.adapt(_views(student, rows), None if teacher is None else _views(teacher, rows))
+            method.adapt(self._views(student, rows), None if teacher is None else self._views(teacher, rows))
             if next(method.parameters(), None) is not None or next(method.buffers(), None) is not None:
                 raise ValueError(f"a replica's own method must have no learned parts, received {type(method).__name__}")
 
@@ -72,7 +86,8 @@ class Each(Method):
             return self._methods()[0].loss(batch, s, t)
         parts: dict[str, list[tuple[list[int], Tensor]]] = {}
         for method, rows in zip(self._methods(), self._rows, strict=True):
-            terms = method.loss(_batch(batch, rows), _views(s, rows), None if t is None else _views(t, rows))
+            own = None if t is None else self._views(t, rows)
+            terms = method.loss(_batch(batch, rows), self._views(s, rows), own)
             for name, term in terms.items():
                 parts.setdefault(name, []).append((rows, term))
         return {name: _joined(found, len(self.kinds)) for name, found in parts.items()}
@@ -97,15 +112,48 @@ class Each(Method):
         """The distinct methods, and which replica has which."""
         return {"method": "Each", "methods": [m.describe() for m in self._methods()], "of": self.kinds}
 
+    def _views(self, views: Views, rows: list[int]) -> Views:
+        def several(name: str, those: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(_take(one, rows) for one in those) if name in self._shown else ()
+
+        pooled = _take(views.pooled, rows) if "pooled" in self._shown else views.logits.new_empty(0)
+        shown = several("stages", views.stages), several("preacts", views.preacts)
+        return Views(_take(views.logits, rows), pooled, *shown)
+
     def _methods(self) -> list[Method]:
         return [method for method in self.methods if isinstance(method, Method)]
+
+
+def _alike(method: Method, other: Method) -> bool:
+    """Whether two methods are one: the same object, or the same type with equal settings (functions by identity)."""
+    if method is other:
+        return True
+    if type(method) is not type(other) or method.describe() != other.describe():
+        return False
+    mine, theirs = vars(method), vars(other)
+    return mine.keys() == theirs.keys() and all(_equal(mine[name], theirs[name]) for name in mine)
+
+
+def _equal(value: object, other: object) -> bool:
+    if value is other:
+        return True
+    try:
+        return type(value) is type(other) and bool(value == other)
+    except RuntimeError:  # tensors have no single answer
+        return False
 
 
 def _take(tensor: Tensor, rows: list[int]) -> Tensor:
     """The replicas ``rows`` of ``(R, ...)``: a view where they are consecutive."""
     if rows[-1] - rows[0] == len(rows) - 1:
         return tensor.narrow(0, rows[0], len(rows))
-    return tensor[rows]
+    return tensor.index_select(0, _place(tuple(rows), tensor.device))
+
+
+@lru_cache(maxsize=256)
+def _place(rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """On the device once: a step must not wait for a copy."""
+    return torch.tensor(rows, device=device)
 
 
 def _joined(parts: list[tuple[list[int], Tensor]], replicas: int) -> Tensor:
@@ -118,17 +166,7 @@ def _joined(parts: list[tuple[list[int], Tensor]], replicas: int) -> Tensor:
     stacked = torch.cat([values for _, values in parts])
     if order == list(range(replicas)):
         return stacked
-    place = sorted(range(replicas), key=order.__getitem__)
-    return stacked[place]
-
-
-def _views(views: Views, rows: list[int]) -> Views:
-    return Views(
-        _take(views.logits, rows),
-        _take(views.pooled, rows),
-        tuple(_take(stage, rows) for stage in views.stages),
-        tuple(_take(preact, rows) for preact in views.preacts),
-    )
+    return stacked.index_select(0, _place(tuple(sorted(range(replicas), key=order.__getitem__)), stacked.device))
 
 
 def _batch(batch: Batch, rows: list[int]) -> Batch:

@@ -42,6 +42,8 @@ def kd(z_s: Tensor, z_t: Tensor, temperature: float = 4.0) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over the last axis, over the entries where ``mask`` holds; 0 where it holds nowhere.
 
+    So a labelled example weighs the more in a step, the fewer of them share its batch.
+
     Args:
         values: per-example losses ``(B,)`` or ``(R, B)``.
         mask: bool of the same shape, or ``None`` for all.

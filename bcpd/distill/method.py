@@ -114,6 +114,10 @@ class Method(nn.Module, ABC):
         """Log-probabilities of the trained network, by which it is measured and distilled; log-softmax by default."""
         return log_softmax(logits)
 
+    def replicas_in_need(self, need: str) -> list[int] | None:
+        """Which replicas have one of the ``needs``; None: all."""
+        return None
+
     def scores(self, replicas: int | None) -> list[str]:
         """The validation score of each replica (of one in all, without replicas)."""
         return [self.score] * (1 if replicas is None else replicas)
@@ -148,7 +152,11 @@ def check_needs(method: Method, source: InMemory, student: Views, teacher: Views
                 raise ValueError(f"{name} learns from given rows, but the source has no targets")
             continue
         if need == "labels":
-            if source.labelled is not None and not bool(source.labelled.any(-1).all()):
+            labelled = None if source.labelled is None else source.labelled.any(-1)
+            rows = method.replicas_in_need(need)
+            if labelled is not None and not bool(
+                (labelled if rows is None or not labelled.ndim else labelled[rows]).all()
+            ):
                 raise ValueError(f"{name} needs labels, but the source marks no example as labelled")
             continue
         who, _, view = need.partition(".")

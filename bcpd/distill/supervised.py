@@ -54,7 +54,7 @@ class Supervised(Method):
         self.needs = frozenset({_NEED[target]})
 
     def loss(self, batch: Batch, s: Views, t: Views | None) -> Mapping[str, Tensor]:
-        """One term, ``label``; unlabelled examples of the batch are left out of its mean."""
+        """One term, ``label``; against labels, unlabelled examples of the batch are left out of its mean."""
         if self.target != "labels":
             rows = batch.bayes if self.target == "bayes" else batch.targets
             if rows is None:
@@ -74,7 +74,7 @@ class Supervised(Method):
     def describe(self) -> dict[str, Any]:
         """The loss, its target and its read-out."""
         return {
-            "method": "Supervised",
+            "method": type(self).__name__,
             "loss": self.label_loss.name,
             "parameters": dict(self.label_loss.parameters),
             "target": self.target,

@@ -55,6 +55,15 @@ class Affine(nn.Module):
         return torch.baddbmm(self.bias[:, None], x, self.weight)
 
 
+def _add(parameter: Tensor, gradient: Tensor) -> None:
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def _hooks(module: nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
+
+
 def _read_out(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     r"""The last layer :math:`h W + b`, formed class by class.
 
@@ -82,8 +91,6 @@ class MLP(Net):
     Raises:
         ValueError: no seeds, a width < 1 or an unknown activation.
     """
-
-    by_hand = True
 
     def __init__(
         self,
@@ -125,8 +132,48 @@ class MLP(Net):
         logits = _read_out(features, self.head.weight, self.head.bias)
         return Views(logits, features, tuple(stages), tuple(preacts))
 
+    def logits(self, x: Tensor) -> Tensor:
+        """As :meth:`forward` has them; without gradient and with ReLU no hidden layer is written twice."""
+        if torch.is_grad_enabled() or self.activation != "relu" or not self._plain:
+            views: Views = self(x)
+            return views.logits
+        features = self._flat(x)
+        for layer in self.hidden:
+            features = torch.relu_(layer(features))
+        return _read_out(features, self.head.weight, self.head.bias)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the network computes what this class says: no subclass's forward, no replaced layer, no hook."""
+        layers = [*self.hidden, self.head]
+        return (
+            all(getattr(type(self), name) is getattr(MLP, name) for name in ("forward", "backward", "_flat"))
+            and all(type(layer) is Affine for layer in layers)
+            and not any(_hooks(part) for part in (self, *layers))
+        )
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether :meth:`backward` is this network's gradient: a plain perceptron, all of it trained.
+
+        Not where a subclass computes something else, a layer was replaced, shared or reparametrised, a hook listens, a
+        parameter is frozen, or autocast changes types: then autograd knows better.
+        """
+        layers = [*self.hidden, self.head]
+        parameters = list(self.parameters())
+        own = len({id(layer) for layer in layers}) == len(layers) and len(parameters) == 2 * len(layers)
+        listened = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
+        trained = all(p.requires_grad for p in parameters)
+        return (
+            self._plain
+            and own
+            and trained
+            and not listened
+            and not torch.is_autocast_enabled(parameters[0].device.type)
+        )
+
     def backward(self, x: Tensor, views: Views, gradient: Tensor) -> None:
-        r"""Set every parameter's ``grad`` from the logits' :math:`\partial L / \partial z`, without a graph.
+        r"""Add to every parameter's ``grad``, given the logits' :math:`\partial L / \partial z`, without a graph.
 
         :math:`\partial L/\partial W_l = h_{l-1}^\top g_l`, :math:`\partial L/\partial b_l = \sum_B g_l`,
         :math:`g_{l-1} = \sigma'(a_{l-1}) \odot g_l W_l^\top`: the sums of :meth:`torch.Tensor.backward`, without its
@@ -140,14 +187,14 @@ class MLP(Net):
         inputs = (self._flat(x), *views.stages)
         derivative = _DERIVATIVES[self.activation]
         by_class = gradient.mT
-        self.head.weight.grad = (by_class @ inputs[-1]).mT
-        self.head.bias.grad = by_class.sum(-1)
+        _add(self.head.weight, (by_class @ inputs[-1]).mT)
+        _add(self.head.bias, by_class.sum(-1))
         above: Tensor = self.head.weight
         layers = [layer for layer in self.hidden if isinstance(layer, Affine)]
         for number, layer in reversed(list(enumerate(layers))):
             gradient = derivative(gradient @ above.mT, views.preacts[number], inputs[number + 1])
-            layer.weight.grad = inputs[number].mT @ gradient
-            layer.bias.grad = gradient.sum(-2)
+            _add(layer.weight, inputs[number].mT @ gradient)
+            _add(layer.bias, gradient.sum(-2))
             above = layer.weight
 
     def _flat(self, x: Tensor) -> Tensor:

@@ -52,13 +52,19 @@ class Net(nn.Module, ABC):
         self.input_shape = tuple(input_shape)
         self.replicas = replicas
 
-    by_hand = False
-    """Whether :meth:`backward` is there: gradients of the parameters from that of the logits, without a graph."""
+    @property
+    def by_hand(self) -> bool:
+        """Whether :meth:`backward` gives the gradients of all parameters from that of the logits, without a graph."""
+        return False
 
     @abstractmethod
     def forward(self, x: Tensor) -> Views:
         """Views of ``x``."""
 
+    def logits(self, x: Tensor) -> Tensor:
+        """The logits of :meth:`forward` alone; a network may spare what it then need not keep."""
+        return self.forward(x).logits
+
     def backward(self, x: Tensor, views: Views, gradient: Tensor) -> None:
-        """Set the ``grad`` of every parameter, given what the network saw, showed, and the logits' gradient."""
+        """Add to the ``grad`` of every parameter, given what the network saw, showed, and the logits' gradient."""
         raise NotImplementedError(f"{type(self).__name__} has no gradient by hand")

@@ -113,6 +113,8 @@ class Store:
         """
         if self.read_only:
             raise ValueError(f"{self.path} was opened read only: task {key!r} cannot be added")
+        if not isinstance(key, str):
+            raise ValueError(f"the key of a task must be a string, received {key!r}")
         if key in self._places:
             raise ValueError(f"task {key!r} is already in {self.path}: a task is stored once")
         check_rows(rows, f"rows of task {key!r}")

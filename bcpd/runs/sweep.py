@@ -121,7 +121,7 @@ def sweep(
         if number < 1:
             raise ValueError(f"{name} must be at least 1, received {number}")
     _check_tasks(store, tasks)
-    _check_work(work)
+    _check_work(work, processes)
     keep = _Keeper(store, tasks, progress)
     pending = sorted((task for task in tasks if task.key not in store.done), key=lambda task: -task.cost)
     if pending:
@@ -141,6 +141,9 @@ def _usable_cores() -> int:
 
 
 def _check_tasks(store: Store, tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        if not isinstance(task.key, str):
+            raise ValueError(f"the key of a task must be a string, received {task.key!r}")
     twice = [key for key, count in Counter(task.key for task in tasks).items() if count > 1]
     if twice:
         raise ValueError(f"keys of tasks must differ, received {twice[:5]} more than once")
@@ -155,8 +158,13 @@ def _check_tasks(store: Store, tasks: Sequence[Task]) -> None:
             )
 
 
-def _check_work(work: Work) -> None:
+def _check_work(work: Work, processes: int) -> None:
     module = sys.modules.get(getattr(work, "__module__", ""))
+    if processes > 1 and work.__module__ == "__main__" and getattr(module, "__file__", None) is None:
+        raise ValueError(
+            f"with {processes} processes work must be importable: a function in a file, not one typed at a prompt, "
+            f"in a notebook or given by -c; or use processes=1"
+        )
     if getattr(module, getattr(work, "__qualname__", ""), None) is not work:
         raise ValueError(f"work must be a function at the top of a module, received {work!r}")
 

@@ -13,6 +13,7 @@ from bcpd import simplex
 from bcpd.data import InMemory
 from bcpd.distill import Method
 from bcpd.losses import LOSSES
+from bcpd.nets import Net
 
 __all__ = ["EvaluationSet", "MeasuredSets", "Metrics", "PathMetrics", "log_probabilities"]
 
@@ -39,13 +40,22 @@ class EvaluationSet:
 
     def logits(self, net: nn.Module) -> Tensor:
         """Logits ``(..., n, K)`` of a network on the clean (unaugmented) inputs, in eval mode, without gradient."""
-        return torch.cat([net(x).logits.mT for x in self._inputs()], dim=-1).mT
+        return torch.cat([logits.mT for _, logits in self.pieces(net)], dim=-1).mT
 
-    def _inputs(self) -> Iterator[Tensor]:
-        replicas = self.index.shape[0] if self.index.ndim == 2 else 1
+    @torch.no_grad()
+    def pieces(self, net: nn.Module) -> Iterator[tuple[slice, Tensor]]:
+        """The same a few points at a time: ``(which, logits)``, so that memory does not grow with n."""
+        replicas: int = getattr(net, "replicas", None) or (self.index.shape[0] if self.index.ndim == 2 else 1)
         step = max(1, min(CHUNK_ROWS, CHUNK_ELEMENTS // math.prod(self.source.shape)) // replicas)
-        for chunk in torch.split(self.index, step, dim=-1):
-            yield self.source.inputs(chunk)
+        training = net.training
+        net.eval()
+        try:
+            for start in range(0, self.index.shape[-1], step):
+                part = slice(start, start + step)
+                x = self.source.inputs(self.index[..., part])
+                yield part, net.logits(x) if isinstance(net, Net) else net(x).logits
+        finally:
+            net.train(training)
 
 
 def _by_class(rows: Tensor) -> Tensor:
@@ -114,49 +124,57 @@ class PathMetrics:
         self.meeting = sets.validation if sets.validation is not None else sets.fresh
         self.teacher_choice: Tensor | None = None
         if sets.teacher is not None and self.meeting is not None:
-            with torch.no_grad():
-                self.teacher_choice = _top(self.meeting.logits(sets.teacher))
+            self.teacher_choice = torch.cat([_top(logits) for _, logits in self.meeting.pieces(sets.teacher)], dim=-1)
 
-    @torch.no_grad()
     def __call__(self, net: nn.Module) -> dict[str, list[float]]:
         """All metrics of ``net``, which is left in the mode it came in."""
-        training = net.training
-        net.eval()
         metrics: dict[str, Tensor] = {}
         for name, points in self.known.items():
-            logits = points.logits(net).double()
-            metrics |= {f"{name}_{key}": value for key, value in self._against_bayes(points, logits).items()}
-            if points is self.meeting:
-                self._add_agreement(metrics, logits)
+            found = self._means(net, points, points is self.meeting)
+            metrics |= {key if key == "agreement" else f"{name}_{key}": value for key, value in found.items()}
         if self.validation is not None:
-            logits = self.validation.logits(net).double()
-            log_q = self.method.log_probabilities(logits)
-            y = self.validation.y
-            metrics["validation_accuracy"] = _where_defined(log_q, _top(log_q) == y).mean(-1)
-            # on log-probabilities the two losses are the scores of the rows themselves
-            metrics["validation_nll"] = LOSSES["ce"].function(log_q, y).mean(-1)
-            metrics["validation_brier"] = LOSSES["mse"].function(log_q, y).mean(-1)
-            self._add_agreement(metrics, logits)
-        net.train(training)
+            found = self._means(net, self.validation, True)
+            metrics |= {key if key == "agreement" else f"validation_{key}": value for key, value in found.items()}
         return {name: value.reshape(-1).tolist() for name, value in metrics.items()}
 
-    def _against_bayes(self, points: EvaluationSet, logits: Tensor) -> dict[str, Tensor]:
-        bayes = points.bayes
-        if bayes is None:
-            return {}
-        log_q = self.method.log_probabilities(logits)
-        bayes = bayes.expand_as(log_q)  # replicas may share the points
-        chosen = _where_defined(log_q, bayes.gather(-1, _top(log_q).unsqueeze(-1)).squeeze(-1))
+    @torch.no_grad()
+    def _means(self, net: nn.Module, points: EvaluationSet, meets_teacher: bool) -> dict[str, Tensor]:
+        """Means over the points of what is measured at each of them, a few points at a time."""
+        total: dict[str, Tensor] = {}
+        for part, logits in points.pieces(net):
+            log_q = self.method.log_probabilities(logits.double())
+            if points is self.validation:
+                values = self._against_labels(log_q, points.y[..., part])
+            else:
+                values = self._against_bayes(log_q, points, part)
+            if meets_teacher and self.teacher_choice is not None:
+                values["agreement"] = _where_defined(logits, _top(logits) == self.teacher_choice[..., part])
+            for name, value in values.items():
+                total[name] = total.get(name, 0.0) + value.sum(-1)
+        means = {name: value / points.index.shape[-1] for name, value in total.items()}
+        if "cross_entropy" in means:
+            means["kl"] = means.pop("cross_entropy") - points.entropy
+        return means
+
+    def _against_labels(self, log_q: Tensor, y: Tensor) -> dict[str, Tensor]:
+        y = y.expand(log_q.shape[:-1])
+        # on log-probabilities the two losses are the scores of the rows themselves
         return {
-            "mse": simplex.squared_distance(log_q.exp(), bayes).mean(-1),
-            "kl": simplex.cross_entropy_from_log(bayes, log_q).mean(-1) - points.entropy,
-            "accuracy": chosen.mean(-1),
-            "excess_risk": (points.top - chosen).mean(-1),
+            "accuracy": _where_defined(log_q, _top(log_q) == y),
+            "nll": LOSSES["ce"].function(log_q, y),
+            "brier": LOSSES["mse"].function(log_q, y),
         }
 
-    def _add_agreement(self, metrics: dict[str, Tensor], logits: Tensor) -> None:
-        if self.teacher_choice is not None:
-            metrics["agreement"] = _where_defined(logits, _top(logits) == self.teacher_choice).mean(-1)
+    def _against_bayes(self, log_q: Tensor, points: EvaluationSet, part: slice) -> dict[str, Tensor]:
+        assert points.bayes is not None
+        bayes = points.bayes[..., part, :].expand_as(log_q)  # replicas may share the points
+        chosen = _where_defined(log_q, bayes.gather(-1, _top(log_q).unsqueeze(-1)).squeeze(-1))
+        return {
+            "mse": simplex.squared_distance(log_q.exp(), bayes),
+            "cross_entropy": simplex.cross_entropy_from_log(bayes, log_q),
+            "accuracy": chosen,
+            "excess_risk": points.top[..., part] - chosen,
+        }
 
 
 @torch.no_grad()
@@ -167,8 +185,4 @@ def log_probabilities(net: nn.Module, source: InMemory) -> Tensor:
     already, and log-softmax leaves those as they are.
     """
     index = torch.arange(len(source), device=source.device)
-    training = net.training
-    net.eval()
-    logits = EvaluationSet(source, index).logits(net).double()
-    net.train(training)
-    return logits.log_softmax(-1)
+    return EvaluationSet(source, index).logits(net).double().log_softmax(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from bcpd.nets import Net, Views
 from bcpd.seeds import derive, generator
 from bcpd.train.checkpoint import fingerprint
 from bcpd.train.evaluation import EvaluationSet, MeasuredSets, Metrics, PathMetrics
-from bcpd.train.fitted import Fitted
+from bcpd.train.fitted import Fitted, OneForAll
 from bcpd.train.folder import RunFolder
 from bcpd.train.optim import AnyOptimizer, build_optimizer, set_rates
 from bcpd.train.recipe import Recipe
@@ -27,6 +28,9 @@ from bcpd.train.selection import Keeper
 from bcpd.train.split import halves, order_of_epoch, replica_seeds, split
 
 __all__ = ["Progress", "fit", "split"]
+
+FINITE_AT = 32
+"""Training inputs that a network is tried on after every epoch: one that gives no finite logits has diverged."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ def fit(
     A teacher is a network trained with :class:`bcpd.distill.Supervised`; a student one trained with a method that
     looks at ``teacher``. Replica r of a run equals the single run with ``seed[r]``: the validation split, the batch
     order and the augmentation are functions of the seed (and epoch, and example) only, so that two runs that differ
-    in the loss alone are paired.
+    in the loss alone are paired. (What a method draws itself, in ``adapt``, ``prepare`` or by dropout, comes for all
+    replicas from the stream of the first seed.) ``train_*`` are the means over an epoch's steps of the terms that were
+    minimised, weighted by the sizes of the batches.
 
     Args:
         net: a network of :mod:`bcpd.nets` (or anything returning :class:`bcpd.nets.Views`), trained in place.
@@ -74,7 +80,8 @@ def fit(
         method: what is minimised.
         recipe: how.
         seed: one int, or one for each replica.
-        teacher: frozen, called in eval mode without gradient on the very inputs the student sees.
+        teacher: frozen, called in eval mode (it is left in it) without gradient on the very inputs the student sees,
+            where the method asks for it. A single model may teach all R students.
         held_out: points with known p* that are never trained on. Half of them choose the path minimum, the other half
             report it and all ``fresh_*`` metrics.
         folder: where to keep spec, metrics, weights and resume state. If the folder holds this very run, it is
@@ -85,7 +92,8 @@ def fit(
         progress: called after every epoch.
         gradients: ``auto`` takes the network's own :meth:`bcpd.nets.Net.backward` where it has one and the method
             looks at nothing but its logits; ``autograd`` never does. The two agree up to rounding.
-        metrics: makes what measures the network after every epoch; by default the columns of
+        metrics: makes what measures the network after every epoch (in eval mode, without gradient; a function of the
+            network alone, for a resumed run makes it anew); by default the columns of
             :class:`bcpd.train.PathMetrics`.
     Returns:
         :class:`Fitted`.
@@ -103,6 +111,9 @@ def fit(
     net.to(device)
     if teacher is not None:
         teacher.to(device).eval()
+    taught_by = teacher
+    if teacher is not None and replicas is not None and getattr(teacher, "replicas", None) is None:
+        teacher = OneForAll(teacher, replicas, len(source.shape))
     train_index, validation_index = split(source, recipe.validation, seeds, replicas)
 
     example = source.batch(train_index[..., : min(2, train_index.shape[-1])]).x
@@ -121,12 +132,13 @@ def fit(
         "source": source.fingerprint(),
         "held_out": None if held_out is None else held_out.fingerprint(),
         "method": {**method.describe(), "initial": fingerprint(method)},
-        "teacher": None if teacher is None else fingerprint(teacher),
+        "teacher": None if taught_by is None else fingerprint(taught_by),
         "recipe": recipe.describe(),
         "seeds": seeds,
         "device": device.type,
         "gradients": gradients,
-        "metrics": getattr(metrics, "__qualname__", type(metrics).__qualname__),
+        "metrics": _described(metrics, folder),
+        "frozen": [name for name, parameter in net.named_parameters() if not parameter.requires_grad],
     }
     identity = hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=10).hexdigest()
     run = RunFolder(folder, identity, spec, save_seconds) if folder is not None else None
@@ -185,6 +197,7 @@ class _Trainer:
         self.training = source if "bayes" in method.needs else source.without_bayes()
         self.prepares = type(method).prepare is not Method.prepare
         self.by_hand = by_hand
+        self.looks_at_teacher = any(need.startswith("teacher") for need in method.needs)
         roots = [derive(seed, "augment") for seed in seeds]
         self.augmentation_seed: int | list[int] = roots[0] if replicas is None else roots
         self.keeper = Keeper(method.scores(replicas), replicas)
@@ -200,6 +213,8 @@ class _Trainer:
             if number >= self.phase:
                 self._run_phase(number, phase.name, phase.epochs, list(phase.parameters), self._phase_step(phase.loss))
         main = [p for p in (*self.net.parameters(), *self.method.parameters()) if p.requires_grad]
+        if not main:
+            raise ValueError("nothing is trained: every parameter of the network is frozen (requires_grad is False)")
         self._run_phase(len(auxiliary), "main", self.recipe.epochs, main, self._student_step)
         fitted = Fitted(
             net=self.net.eval(),
@@ -230,13 +245,29 @@ class _Trainer:
             metrics = self._train_epoch(name, self.epoch, epochs, optimizer, step_of)
             self.epoch += 1
             if name == "main":
-                metrics |= self.measure(self.net)
+                metrics |= self._measured(metrics)
                 self.history.append({"epoch": self.epoch, **metrics})
                 self.keeper.update(self.epoch, metrics, self.net.state_dict())
             if self.run is not None:
                 self.run.save(self._export(), self._record(), optimizer, last=self.epoch == epochs)
             if self.progress is not None:
                 self.progress(Progress(name, self.epoch, epochs, metrics))
+
+    def _measured(self, training: Mapping[str, Any]) -> dict[str, list[float]]:
+        """The metrics of the network as it is, checked, and which replicas still give finite logits."""
+        mode = self.net.training
+        self.net.eval()
+        with torch.no_grad():
+            found = self.measure(self.net)
+            logits = self.net(self.training.inputs(self.train_index[..., :FINITE_AT])).logits
+        self.net.train(mode)
+        count = len(self.seeds)
+        for name, values in found.items():
+            if name in training or name in ("epoch", "finite"):
+                raise ValueError(f"metrics must not be named {name!r}, which the training has itself")
+            if len(values) != count:
+                raise ValueError(f"metrics must be lists of {count} floats, one a replica; {name} is {values!r}")
+        return {**found, "finite": logits.isfinite().reshape(count, -1).all(-1).double().tolist()}
 
     def _train_epoch(
         self,
@@ -272,7 +303,7 @@ class _Trainer:
         if self.prepares:
             batch = self.method.prepare(batch, generator(self.seeds[0], "method", epoch, step))
         t: Views | None = None
-        if self.teacher is not None:
+        if self.teacher is not None and self.looks_at_teacher:
             with torch.no_grad():
                 t = self.teacher(batch.x)
         if not self.by_hand:
@@ -314,6 +345,8 @@ class _Trainer:
         # a term of another shape would be summed over examples, or over replicas, without a word
         expected = () if self.replicas is None else (self.replicas,)
         wrong = [f"{name}: {tuple(value.shape)}" for name, value in named.items() if value.shape != expected]
+        if "loss" in named:
+            raise ValueError(f"a term of {type(self.method).__name__} must not be named 'loss', which is their sum")
         if wrong or not named:
             raise ValueError(
                 f"a loss of {type(self.method).__name__} must return terms of shape {expected}, one number a replica, "
@@ -372,6 +405,8 @@ def _check_parts(
             raise ValueError(
                 "held_out must hold at least 2 points with known p*; a real test set is measured afterwards"
             )
+        if held_out.dtype != source.dtype:
+            raise ValueError(f"held_out gives {held_out.dtype}, the source {source.dtype}")
         if (held_out.shape, held_out.num_classes) != (source.shape, source.num_classes):
             raise ValueError(
                 f"held_out has inputs of shape {held_out.shape} and {held_out.num_classes} classes, "
@@ -379,10 +414,29 @@ def _check_parts(
             )
 
 
+def _described(metrics: Any, folder: Path | str | None) -> Any:
+    """What identifies a maker of metrics: its ``describe()``, or its place and the arguments bound to it.
+
+    Raises:
+        ValueError: a folder is to be kept, but nothing tells this maker from others.
+    """
+    if hasattr(metrics, "describe"):
+        return metrics.describe()
+    if isinstance(metrics, functools.partial):
+        return [_described(metrics.func, folder), repr(metrics.args), repr(sorted(metrics.keywords.items()))]
+    name = f"{getattr(metrics, '__module__', '')}.{getattr(metrics, '__qualname__', '')}"
+    if folder is not None and (name.endswith(".") or "<lambda>" in name):
+        raise ValueError(
+            f"metrics must be a named class or function, a partial of one, or have describe() where a folder is kept, "
+            f"received {metrics!r}: a run could not be told from one with other metrics"
+        )
+    return name
+
+
 def _by_hand(net: nn.Module, method: Method) -> bool:
     """Whether the gradient of the logits says everything: the method sees no other view and learns nothing itself."""
     others = {need for need in method.needs if need.startswith("student.")} - {"student.logits"}
-    return isinstance(net, Net) and net.by_hand and not others and next(method.parameters(), None) is None
+    return isinstance(net, Net) and not others and next(method.parameters(), None) is None and net.by_hand
 
 
 def _leaves(views: Views) -> Views:

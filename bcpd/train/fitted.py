@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bcpd.distill import Method
 from bcpd.nets import Views
 
-__all__ = ["Fitted", "ReadOut"]
+__all__ = ["Fitted", "OneForAll", "ReadOut"]
 
 
 class ReadOut(nn.Module):
@@ -36,6 +36,29 @@ class ReadOut(nn.Module):
     def forward(self, x: Tensor) -> Views:
         views: Views = self.net(x)
         return views._replace(logits=self.method.log_probabilities(views.logits))
+
+
+class OneForAll(nn.Module):
+    """A single teacher in front of R students: it sees the inputs of all, ``(R, B, *shape)``, as one batch."""
+
+    def __init__(self, net: nn.Module, replicas: int, axes: int) -> None:
+        super().__init__()
+        self.net, self.replicas, self.axes = net, replicas, axes
+
+    def forward(self, x: Tensor) -> Views:
+        if x.ndim == 1 + self.axes:
+            x = x.expand(self.replicas, *x.shape)
+        views: Views = self.net(x.flatten(0, 1))
+
+        def apart(view: Tensor) -> Tensor:
+            return view.reshape(*x.shape[:2], *view.shape[1:])
+
+        return Views(
+            apart(views.logits),
+            apart(views.pooled),
+            tuple(apart(stage) for stage in views.stages),
+            tuple(apart(preact) for preact in views.preacts),
+        )
 
 
 @dataclass
@@ -83,18 +106,19 @@ class Fitted:
 
     @property
     def diverged(self) -> list[int | None]:
-        """For each replica the first epoch whose training loss was not finite, or whose network gave ``nan``; or None.
-
-        The last step of an epoch may overflow after its loss was taken: then the metrics are ``nan``. A divergence of
-        ``inf`` alone (a probability of exactly 0) is none.
-        """
-
-        def failed(row: Mapping[str, Any], replica: int) -> bool:
-            values = (value[replica] for name, value in row.items() if name != "epoch")
-            return not math.isfinite(row["train_loss"][replica]) or any(math.isnan(value) for value in values)
-
+        """For each replica the first epoch whose loss, or after which one of its logits, was not finite; or None."""
         replicas = range(len(self.history[0]["train_loss"]))
-        return [next((row["epoch"] for row in self.history if failed(row, r)), None) for r in replicas]
+        return [
+            next(
+                (
+                    row["epoch"]
+                    for row in self.history
+                    if not math.isfinite(row["train_loss"][replica]) or not row["finite"][replica]
+                ),
+                None,
+            )
+            for replica in replicas
+        ]
 
     def path(self, metric: str) -> Tensor:
         """A metric along the path, float64 ``(epochs, R)`` (R = 1 for a network without replicas).

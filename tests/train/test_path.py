@@ -90,7 +90,7 @@ def test_every_metric_of_every_epoch_is_an_independent_one(loss: str, readout: s
     assert len(fitted.history) == len(expected) == 6
     for number, (row, slow) in enumerate(zip(fitted.history, expected, strict=True)):
         assert row["epoch"] == number + 1
-        assert set(row) == set(slow) | {"epoch", "train_loss", "train_label"}
+        assert set(row) == set(slow) | {"epoch", "finite", "train_loss", "train_label"}
         for name, value in slow.items():
             assert row[name] == [pytest.approx(value, rel=1e-9, abs=1e-11)], name
     if readout == "projection":  # zeros of q where p > 0 are an infinite distance, said as such
@@ -123,7 +123,7 @@ def test_columns_that_cannot_be_measured_are_absent() -> None:
     plain = bcpd.fit(
         mlp(), world(bayes=False), Supervised("ce"), Recipe(epochs=1, learning_rate=0.1, validation=0), seed=0
     )
-    assert set(plain.history[0]) == {"epoch", "train_loss", "train_label"}
+    assert set(plain.history[0]) == {"epoch", "finite", "train_loss", "train_label"}
     assert set(plain.states) == {"last"}
     validated = bcpd.fit(mlp(), world(bayes=False), Supervised("ce"), Recipe(epochs=1, learning_rate=0.1), seed=0)
     assert set(validated.states) == {"last", "best_accuracy", "best_score"}
