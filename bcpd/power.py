@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 from scipy.stats import nct
 
 __all__ = ["detectable_effect", "draws_needed", "power_of"]
@@ -53,18 +53,29 @@ def draws_needed(sd: float, effect: float, power: float = 0.8, level: float = 0.
     _check_power(power, level)
     if effect == 0:
         raise ValueError("effect must not be 0: no number of draws sees it")
-    high = 2
-    while power_of(sd, effect, high, level) < power:
-        high *= 2
-        if high > 2**40:
-            raise ValueError(f"effect {effect:g} is too small beside sd {sd:g}: more than 2^40 draws are needed")
-    low = high // 2
+    guess = (float(ndtri(1 - level / 2) + ndtri(power)) * sd / abs(effect)) ** 2
+    if guess > 2**40:
+        raise ValueError(f"effect {effect:g} is too small beside sd {sd:g}: more than 2^40 draws are needed")
+
+    def enough(draws: int) -> bool:
+        return power_of(sd, effect, draws, level) >= power
+
+    # that of the normal test is a few draws off: search from there, in doubling steps
+    high, step = max(2, math.ceil(guess)), 1
+    low = high - step
+    if enough(high):
+        while low >= 2 and enough(low):
+            step *= 2
+            low, high = low - step, low
+    else:
+        low, high = high, high + step
+        while not enough(high):
+            step *= 2
+            low, high = high, high + step
+    low = max(low, 1)
     while high - low > 1:
         middle = (low + high) // 2
-        if power_of(sd, effect, middle, level) < power:
-            low = middle
-        else:
-            high = middle
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 

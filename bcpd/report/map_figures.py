@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,11 @@ TEACHER = "teacher fresh_mse score/best_score"
 STUDENT = "student fresh_accuracy score/best_score"
 CHECKPOINTS: Sequence[tuple[str, str, str]] = (
     ("score/best_score", "best validation score", "o"),
-    ("score/last", "last epoch", "s"),
+    ("last/last", "last epoch (rate tuned for it)", "s"),
     ("score/path_minimum_mse", "path minimum", "^"),
     ("accuracy/best_accuracy", "best validation accuracy (rate tuned by it)", "D"),
 )
+LEVEL = 0.05
 SHADES = ("#222222", "#8c6bb1", "#4d9221", "#b8860b")
 # the light middle means no difference; blue favours CE, vermilion MSE, as in every figure here
 FAVOUR = LinearSegmentedColormap.from_list("favour", [BLUE, "#f7f7f7", RED])
@@ -37,9 +39,11 @@ FAVOUR = LinearSegmentedColormap.from_list("favour", [BLUE, "#f7f7f7", RED])
 def map_illustrations(results: Mapping[str, Any]) -> list[Illustration]:
     """All figures of results of kind ``when-mse-wins``."""
     axis_note = (
-        "Points: mean paired difference, MSE teacher minus CE teacher, over data draws, with 95 % t-intervals; an "
-        "interval that crosses the black line is no evidence for either. The dotted line marks the base cell."
+        "Points: mean paired difference, MSE teacher minus CE teacher, over data draws, with unadjusted 95 % "
+        "t-intervals; a point is filled where the difference is shown after Holm's correction, and hollow where it is "
+        "not. The dotted line marks the base cell."
     )
+    students = "Students are taken at their own best validation score."
     found = [
         illustration(
             "map-lines",
@@ -49,16 +53,37 @@ def map_illustrations(results: Mapping[str, Any]) -> list[Illustration]:
             lambda: _lines(results, "teacher fresh_mse {}", "MSE to p*: MSE minus CE teacher"),
         ),
         illustration(
+            "map-lines-kl",
+            "The same in KL to p*",
+            f"{axis_note} Below the line (vermilion side) the MSE teacher is closer on fresh points. The path minimum "
+            "is that of the KL.",
+            lambda: _lines(results, "teacher fresh_kl {}", "KL to p* (nats): MSE minus CE teacher"),
+        ),
+        illustration(
+            "map-lines-transfer",
+            "The same on the inputs that students see",
+            f"{axis_note} Below the line (vermilion side) the MSE teacher is closer on the transfer inputs, which it "
+            "was trained on.",
+            lambda: _lines(results, "teacher transfer_mse {}", "MSE to p*, transfer inputs: MSE minus CE teacher"),
+        ),
+        illustration(
             "map-students",
             "Is its student better? One factor at a time",
             f"{axis_note} Above the line (vermilion side) the MSE teacher's student predicts better. Accuracy is the "
-            "mean of p* at the prediction, free of label noise.",
+            f"mean of p* at the prediction, without the noise of test labels. {students}",
             lambda: _lines(
                 results,
                 "student fresh_accuracy {}",
                 "student's accuracy: MSE teacher's minus CE teacher's (points)",
                 100,
             ),
+        ),
+        illustration(
+            "map-students-mse",
+            "Is the student itself closer to p*?",
+            f"{axis_note} Below the line (vermilion side) the MSE teacher's student is closer on fresh points. "
+            f"{students}",
+            lambda: _lines(results, "student fresh_mse {}", "student's MSE to p*: MSE teacher's minus CE teacher's"),
         ),
     ]
     for pair in results.get("pairs") or []:
@@ -68,7 +93,8 @@ def map_illustrations(results: Mapping[str, Any]) -> list[Illustration]:
                 str(pair["title"]),
                 "Each field: the mean paired difference, MSE teacher minus CE teacher, left of the teachers' MSE to p* "
                 "on fresh points, right of their students' accuracy in points. Vermilion favours MSE, blue CE; hatched "
-                "fields have a 95 % interval that contains zero; the thick line separates opposite signs.",
+                "fields have an unadjusted 95 % interval that contains zero; a star marks what is shown after Holm's "
+                "correction; the thick line separates opposite signs, unless both fields are hatched.",
                 lambda pair=pair: _heat(results, pair),  # type: ignore[misc]
             )
         )
@@ -79,23 +105,57 @@ def map_illustrations(results: Mapping[str, Any]) -> list[Illustration]:
             f"{_setting_titles(results)} {axis_note.replace(' The dotted line marks the base cell.', '')}",
             lambda: _settings(results),
         ),
-        illustration(
-            "map-controls",
-            "Control arms at the base cell",
-            "Each arm minus the plain CE teacher (or its student), paired over draws, with 95 % t-intervals. What a "
-            "temperature, a stopping rule or an average of teachers buys is to be set against what the MSE loss buys.",
-            lambda: _controls(results),
-        ),
+        *_control_illustrations(results),
         illustration(
             "map-rates",
             "How much hangs on the learning rate",
-            "The validation score of every rate tried at the base cell, relative to the best of its loss; mean over "
-            "tuning draws. The ring marks the rate that was chosen by the score, the cross the one chosen by "
-            "validation accuracy.",
+            "The best validation score of the path at every rate tried in the base cell, relative to the best of its "
+            "loss; mean over tuning draws. The ring marks the rate that this score chose, the diamond the one that the "
+            "score of the last epoch chose, the cross the one that validation accuracy chose.",
             lambda: _rates(results),
         ),
     ]
     return found
+
+
+def _control_illustrations(results: Mapping[str, Any]) -> list[Illustration]:
+    """A figure for every cell that has control arms, the base cell first."""
+    cells = [cell for cell in results["cells"] if cell.get("controls")]
+    return [
+        illustration(
+            cell.get("controls_figure") or "map-controls",
+            f"Control arms: {cell['name']}",
+            "Each arm minus the plain CE teacher (or its student), paired over draws, with unadjusted 95 % "
+            "t-intervals; filled where the difference is shown after Holm's correction over the arms. What a "
+            "temperature, a stopping rule or an average of teachers buys is to be set against what the MSE loss buys. "
+            "Last epochs have the rate tuned for them. Cross-fitted teachers are compared on the transfer inputs only: "
+            "there each point is labelled by the teacher that has not seen it.",
+            lambda name=cell["name"]: _controls(results, name),  # type: ignore[misc]
+        )
+        for cell in cells
+    ]
+
+
+def _shown(row: Mapping[str, Any] | None) -> bool:
+    """Whether a difference is shown after Holm's correction."""
+    return row is not None and as_float(row.get("p_holm")) < LEVEL
+
+
+def _point(axes: Axes, x: float, y: float, row: Mapping[str, Any] | None, shade: str, marker: str, size: float) -> None:
+    """Filled where the difference is shown, hollow where it is not."""
+    filled = _shown(row)
+    axes.plot(
+        [x],
+        [y],
+        marker=marker,
+        linestyle="none",
+        color=shade,
+        markersize=size,
+        mew=0.5 if filled else 1.1,
+        mec="white" if filled else shade,
+        mfc=shade if filled else "white",
+        zorder=4,
+    )
 
 
 def _table(results: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
@@ -116,7 +176,7 @@ def _lines(results: Mapping[str, Any], pattern: str, label: str, scale: float = 
     if not lines:
         raise ValueError("the results hold no factor that was varied")
     summary = _table(results)
-    lower_is_better = "mse" in pattern
+    lower_is_better = "accuracy" not in pattern
     with styled():
         columns = min(4, len(lines))
         rows = math.ceil(len(lines) / columns)
@@ -129,7 +189,7 @@ def _lines(results: Mapping[str, Any], pattern: str, label: str, scale: float = 
             axes.set_visible(False)
         figure.supylabel(label, fontsize=9)
         present = [
-            entry for entry in zip(CHECKPOINTS, SHADES, strict=True) if _has(summary, pattern.format(entry[0][0]))
+            entry for entry in zip(CHECKPOINTS, SHADES, strict=True) if _has(summary, _quantity(pattern, entry[0][0]))
         ]
         handles = [
             panels[0].plot([], [], color=shade, marker=marker, markersize=5, label=name)[0]
@@ -141,6 +201,11 @@ def _lines(results: Mapping[str, Any], pattern: str, label: str, scale: float = 
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
+
+
+def _quantity(pattern: str, checkpoint: str) -> str:
+    """Its id; a KL has the path minimum of the KL."""
+    return pattern.format(checkpoint.replace("_mse", "_kl") if "_kl" in pattern else checkpoint)
 
 
 def _has(summary: Mapping[tuple[str, str], Any], quantity: str) -> bool:
@@ -158,21 +223,22 @@ def _line(
     levels = line["levels"]
     places = np.arange(len(levels), dtype=float)
     for number_of, ((key, _, marker), shade) in enumerate(zip(CHECKPOINTS, SHADES, strict=True)):
-        found = [_values(summary.get((cell, pattern.format(key))), scale) for cell in line["cells"]]
+        rows = [summary.get((cell, _quantity(pattern, key))) for cell in line["cells"]]
+        found = [_values(row, scale) for row in rows]
         if all(math.isnan(mean) for mean, _, _ in found):
             continue
         at = places + 0.11 * (number_of - 1.5)
         means = [mean for mean, _, _ in found]
         axes.plot(at, means, color=shade, linewidth=1.1, alpha=0.8, zorder=3)
-        for x, (mean, low, high) in zip(at, found, strict=True):
+        for x, row, (mean, low, high) in zip(at, rows, found, strict=True):
             axes.plot([x, x], [low, high], color=shade, linewidth=1.3, zorder=3)
-            axes.plot([x], [mean], marker=marker, color=shade, markersize=4.5, mew=0.5, mec="white", zorder=4)
+            _point(axes, x, mean, row, shade, marker, 4.5)
     axes.axhline(0, color=INK, linewidth=1)
     if line.get("base") is not None:
         axes.axvline(line["base"], color=FAINT, linewidth=1, linestyle=":")
     axes.set_xticks(places, [_level(level) for level in levels], fontsize=8, rotation=0 if _short(levels) else 20)
     axes.set_xlim(-0.5, len(levels) - 0.5)
-    axes.set_title(line["label"])
+    axes.set_title(fill(line["label"], 30))
     axes.grid(axis="x", visible=False)
     axes.locator_params(axis="y", nbins=5)
     axes.tick_params(axis="y", labelsize=8)
@@ -206,11 +272,11 @@ def _heat(results: Mapping[str, Any], pair: Mapping[str, Any]) -> Figure:
             (panels[0], TEACHER, "teacher: MSE to p*, fresh points", 1.0, -1.0),
             (panels[1], STUDENT, "student: accuracy (points)", 100.0, 1.0),
         ):
-            grid = [
-                [_values(None if cell is None else summary.get((cell, quantity)), scale) for cell in line]
-                for line in pair["cells"]
+            rows_of = [
+                [None if cell is None else summary.get((cell, quantity)) for cell in line] for line in pair["cells"]
             ]
-            _field(axes, grid, sign)
+            grid = [[_values(row, scale) for row in line] for line in rows_of]
+            _field(axes, grid, sign, [[_shown(row) for row in line] for line in rows_of])
             axes.set_title(title)
             axes.set_xticks(np.arange(len(columns)), [_level(level) for level in columns])
             axes.set_yticks(np.arange(len(rows)), [_level(level) for level in rows])
@@ -220,13 +286,20 @@ def _heat(results: Mapping[str, Any], pair: Mapping[str, Any]) -> Figure:
             Patch(color=RED, label="MSE teacher favoured"),
             Patch(color=BLUE, label="CE teacher favoured"),
             Patch(facecolor="#f7f7f7", edgecolor="#777777", hatch="////", label="interval contains zero"),
+            Patch(alpha=0, label="* shown after Holm's correction"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
-def _field(axes: Axes, grid: Sequence[Sequence[tuple[float, float, float]]], sign: float) -> None:
-    """Coloured fields with their numbers, hatched where the interval contains zero, a line where the sign changes."""
+def _field(
+    axes: Axes,
+    grid: Sequence[Sequence[tuple[float, float, float]]],
+    sign: float,
+    shown: Sequence[Sequence[bool]],
+) -> None:
+    """Coloured fields with their numbers, a star where a difference is shown, hatched where the interval contains zero,
+    a line where the sign changes between fields of which one at least is not hatched."""
     means = np.array([[mean for mean, _, _ in line] for line in grid])
     finite = np.abs(means[np.isfinite(means)])
     reach = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
@@ -252,19 +325,21 @@ def _field(axes: Axes, grid: Sequence[Sequence[tuple[float, float, float]]], sig
             axes.text(
                 x,
                 y,
-                number(mean, _decimals(reach)),
+                number(mean, _decimals(reach)) + ("*" if shown[y][x] else ""),
                 ha="center",
                 va="center",
                 fontsize=8.5,
                 color="white" if dark else INK,
                 bbox={"facecolor": "white", "alpha": 0.0 if dark else 0.75, "edgecolor": "none", "pad": 1.0},
             )
+    clear = np.array([[low > 0 or high < 0 for _, low, high in line] for line in grid])
     for y, x in np.ndindex(means.shape):
         for other, edge in (
             ((y, x + 1), ((x + 0.5, x + 0.5), (y - 0.5, y + 0.5))),
             ((y + 1, x), ((x - 0.5, x + 0.5), (y + 0.5, y + 0.5))),
         ):
-            if other[0] < means.shape[0] and other[1] < means.shape[1] and means[y, x] * means[other] < 0:
+            inside = other[0] < means.shape[0] and other[1] < means.shape[1]
+            if inside and means[y, x] * means[other] < 0 and (clear[y, x] or clear[other]):
                 axes.plot(*edge, color=INK, linewidth=2.6, solid_capstyle="projecting")
     axes.set_xlim(-0.5, means.shape[1] - 0.5)
     axes.set_ylim(-0.5, means.shape[0] - 0.5)
@@ -294,7 +369,7 @@ def _settings(results: Mapping[str, Any]) -> Figure:
                 (panels[1, column], "student fresh_accuracy {}", 100.0, "student's accuracy (points)"),
             ):
                 _line(axes, line, summary, pattern, scale)
-                _favoured(axes, "mse" in pattern)
+                _favoured(axes, "accuracy" not in pattern)
                 axes.set_xlabel(setting["label"])
                 axes.set_title(setting["id"] if axes is panels[0, column] else "")
                 if not column:
@@ -311,20 +386,20 @@ def _settings(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _controls(results: Mapping[str, Any]) -> Figure:
-    base = next(cell["name"] for cell in results["cells"] if cell.get("controls"))
-    rows = [row for row in results["controls"] if row["cell"] == base and row["against"] == "ce"]
+def _controls(results: Mapping[str, Any], cell: str) -> Figure:
+    rows = [row for row in results["controls"] if row["cell"] == cell and row["against"] == "ce"]
     panels_of = (
         ("teacher", "fresh_mse", "teacher's MSE to p*, fresh points, minus CE's", 1.0),
-        ("student", "fresh_accuracy", "student's accuracy minus CE's student's (points)", 100.0),
+        ("teacher", "transfer_mse", "the same on the transfer inputs", 1.0),
+        ("student", "fresh_accuracy", "student's accuracy minus CE's (points)", 100.0),
     )
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     if not arms:
         raise ValueError("the results hold no control arm against CE")
     labels = {row["arm"]: row["label"] for row in rows}
     with styled():
-        figure = new_figure(10.0, 0.36 * len(arms) + 1.5)
-        panels = figure.subplots(1, 2, sharey=True)
+        figure = new_figure(12.0, 0.36 * len(arms) + 1.5)
+        panels = figure.subplots(1, 3, sharey=True)
         for axes, (role, metric, label, scale) in zip(panels, panels_of, strict=True):
             for offset, (checkpoint, shade, marker) in enumerate(
                 (("best_score", SHADES[0], "o"), ("last", SHADES[1], "s"))
@@ -342,7 +417,7 @@ def _controls(results: Mapping[str, Any]) -> Figure:
                     mean, low, high = _values(row, scale)
                     at = height + 0.3 * (offset - 0.5)
                     axes.plot([low, high], [at, at], color=shade, linewidth=1.5)
-                    axes.plot([mean], [at], marker=marker, color=shade, markersize=5, mew=0.5, mec="white")
+                    _point(axes, mean, at, row, shade, marker, 5)
             axes.axvline(0, color=INK, linewidth=1)
             axes.set_xlabel(label)
             axes.grid(axis="y", visible=False)
@@ -353,7 +428,7 @@ def _controls(results: Mapping[str, Any]) -> Figure:
             panels[0].plot([], [], color=shade, marker=marker, linestyle="none", label=name)[0]
             for name, shade, marker in (
                 ("teacher taken at its best validation score", SHADES[0], "o"),
-                ("at the last epoch", SHADES[1], "s"),
+                ("at the last epoch (rate tuned for it)", SHADES[1], "s"),
             )
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -387,6 +462,8 @@ def _rates(results: Mapping[str, Any]) -> Figure:
             for rate, value in relative:
                 if rate == chosen.get((arm, "score")):
                     axes.plot([rate], [value], "o", color=style["color"], markerfacecolor="none", markersize=11)
+                if rate == chosen.get((arm, "last")):
+                    axes.plot([rate], [value], "D", color=style["color"], markerfacecolor="none", markersize=7)
                 if rate == chosen.get((arm, "accuracy")):
                     axes.plot([rate], [value], "x", color=style["color"], markersize=8, mew=2)
         axes.set(xscale="log", xlabel="learning rate", ylabel="own validation score over its best, minus 1")

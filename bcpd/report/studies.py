@@ -13,6 +13,7 @@ from bcpd.report.tables import Table
 __all__ = ["STUDIES", "findings"]
 
 TOPICS = {
+    "advice": "When to train the teacher with MSE",
     "teacher": "Is the MSE teacher closer to p*?",
     "student": "Is its student better?",
     "temperature": "What a temperature does",
@@ -44,7 +45,8 @@ def _figure1(results: Mapping[str, Any]) -> dict[str, Any]:
 def _map(results: Mapping[str, Any]) -> dict[str, Any]:
     topics: dict[str, list[str]] = {}
     for entry in results["reading"]:
-        where = f" (figure {entry['figure']})" if entry.get("figure") else ""
+        figure = entry.get("figure")
+        where = "" if not figure else " (table)" if figure == "table" else f" (figure {figure})"
         topics.setdefault(entry["topic"], []).append(f"{entry['text']}{where}")
     findings = [(TOPICS.get(topic, topic.capitalize()), sentences) for topic, sentences in topics.items()]
     predictions = [
@@ -84,9 +86,21 @@ def _map_tables(results: Mapping[str, Any]) -> tuple[list[Table], list[Table]]:
             (headline if table.default else further).append(table)
     further.append(
         Table(
-            "Learning rates, tuned by each arm's own validation score and again by validation accuracy",
-            "",
-            ("cell", "role", "arm", "tuned by", "rate", "on the edge of its grid"),
+            "Learning rates, tuned by each arm's own validation score at its best epoch and at its last, and by "
+            "validation accuracy",
+            "Scores are means over tuning draws. Next rates: how much worse they did, with the paired standard error.",
+            (
+                "cell",
+                "role",
+                "arm",
+                "tuned by",
+                "rate",
+                "on the edge of its grid",
+                "score (SE)",
+                "next rate below",
+                "next rate above",
+                "others within one SE",
+            ),
             tuple(
                 (
                     row["cell"],
@@ -95,18 +109,71 @@ def _map_tables(results: Mapping[str, Any]) -> tuple[list[Table], list[Table]]:
                     row["tuned_by"],
                     f"{as_float(row['rate']):g}",
                     "yes" if row["edge"] else "",
+                    _with_error(row["score"], row.get("stderr")),
+                    _neighbour(row.get("below")),
+                    _neighbour(row.get("above")),
+                    "" if row.get("within_one_stderr") is None else f"{row['within_one_stderr']} of {row['tried'] - 1}",
                 )
                 for row in results["rates"]
             ),
         )
     )
+    if results.get("student_rates"):
+        headline.append(
+            Table(
+                "The student's accuracy at its tuned rate and at the next ones: MSE teacher minus CE teacher",
+                "",
+                ("cell", "student's rate", "", "difference", "draws"),
+                tuple(
+                    (
+                        row["cell"],
+                        f"{as_float(row['rate']):g}",
+                        "tuned" if row["tuned"] else "",
+                        _interval(row),
+                        str(row["n"]),
+                    )
+                    for row in results["student_rates"]
+                ),
+            )
+        )
+    if results.get("best_epochs"):
+        further.append(
+            Table(
+                "Best epochs by each arm's own validation score",
+                "A best epoch that is the last one: more epochs might have helped.",
+                ("cell", "arm", "epochs", "median", "least", "most", "draws at the last", "limited by the budget"),
+                tuple(
+                    (
+                        row["cell"],
+                        arm_name(row["arm"]),
+                        str(row["epochs"]),
+                        f"{as_float(row['median']):g}",
+                        str(row["low"]),
+                        str(row["high"]),
+                        f"{row['at_end']} of {row['n']}",
+                        "yes" if row["budget_limited"] else "",
+                    )
+                    for row in results["best_epochs"]
+                ),
+            )
+        )
     controls = results.get("controls") or []
     if controls:
         further.append(
             Table(
                 "Control arms, paired over draws",
                 "",
-                ("cell", "arm", "teacher at", "of the", "quantity", "minus", "difference", "draws"),
+                (
+                    "cell",
+                    "arm",
+                    "teacher at",
+                    "of the",
+                    "quantity",
+                    "minus",
+                    "difference",
+                    "draws",
+                    "p (Holm over arms)",
+                ),
                 tuple(
                     (
                         row["cell"],
@@ -116,7 +183,8 @@ def _map_tables(results: Mapping[str, Any]) -> tuple[list[Table], list[Table]]:
                         row["metric"].replace("_", " "),
                         arm_name(row["against"]),
                         _interval(row),
-                        str(row["n"]),
+                        _draws(row),
+                        p_value(row.get("p_holm")),
                     )
                     for row in controls
                 ),
@@ -128,13 +196,20 @@ def _map_tables(results: Mapping[str, Any]) -> tuple[list[Table], list[Table]]:
             Table(
                 f"Draws needed to see an effect (power {planner['power']:g}, level {planner['level']:g}, paired t)",
                 "",
-                ("quantity", "effect", "at the median spread of the cells", "at the largest"),
+                (
+                    "quantity",
+                    "effect",
+                    "at the median spread of the cells",
+                    "at the largest",
+                    f"at the median, level {planner['level']:g} / {planner['cells']} cells",
+                ),
                 tuple(
                     (
                         entry["label"],
                         number(effect["effect"]),
                         str(effect["draws_median"]),
                         str(effect["draws_largest"]),
+                        str(effect["draws_median_adjusted"]),
                     )
                     for entry in planner["quantities"]
                     for effect in entry["effects"]
@@ -156,10 +231,27 @@ def _difference(row: Mapping[str, Any]) -> tuple[str, ...]:
         number(row["ce"]),
         number(row["mse"]),
         _interval(row),
-        str(row["n"]),
+        _draws(row),
         p_value(row["p_holm"]),
         row["verdict"],
     )
+
+
+def _draws(row: Mapping[str, Any]) -> str:
+    """Draws compared, and those lost because an arm diverged or was infinite."""
+    return f"{row['n']} ({row['lost']} lost)" if row.get("lost") else str(row["n"])
+
+
+def _with_error(value: Any, stderr: Any) -> str:
+    return number(value) if stderr is None else f"{number(value)} ({number(stderr)})"
+
+
+def _neighbour(gap: Mapping[str, Any] | None) -> str:
+    """How much worse a rate did."""
+    if gap is None:
+        return ""
+    difference = "diverged" if gap["difference"] is None else _with_error(gap["difference"], gap["stderr"])
+    return f"{as_float(gap['rate']):g}: {difference}"
 
 
 def _interval(row: Mapping[str, Any]) -> str:

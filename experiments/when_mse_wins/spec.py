@@ -122,20 +122,20 @@ class Protocol:
     """What all cells share.
 
     Attributes:
-        teacher_rates: ends of the grid of learning rates in the base cell, the same for every loss; :meth:`rates` says
-            how it moves. student_rates: ends of the students' grid, everywhere. rates_per_decade: of both.
+        teacher_rates, student_rates: ends of the grids of learning rates in the base cell, the same for every loss;
+            :meth:`rates` says how they move. rates_per_decade: of both.
         tuning_draws: least number of draws that rates are chosen on; small cells take more, until ``tuning_points``
             labelled points are seen, but at most ``most_tuning_draws``.
         validation: share of the labelled points held back.
         select: points with known p* that choose path minima; ``fresh``: those that every number is reported on.
-        block: draws of one task. ensemble, folds: of the control arms. smoothing: epsilon of label smoothing.
+        block: most draws of one task. ensemble, folds: of the control arms. smoothing: epsilon of label smoothing.
         student_noise: u of the rows u e_y + (1 - u) p* that the students' rate is tuned on.
         equality_draws: of the equality control, in float64; ``equality_decay``: its weight decay.
     """
 
-    teacher_rates: tuple[float, float] = (0.0003, 0.1)
-    student_rates: tuple[float, float] = (0.001, 0.3)
-    rates_per_decade: int = 2
+    teacher_rates: tuple[float, float] = (0.000316, 0.0178)
+    student_rates: tuple[float, float] = (0.001, 0.0316)
+    rates_per_decade: int = 4
     tuning_draws: int = 2
     tuning_points: int = 6000
     most_tuning_draws: int = 8
@@ -184,20 +184,25 @@ class Protocol:
     def rates(self, cell: Cell, role: Literal["teacher", "student"]) -> tuple[float, ...]:
         """The grid of a cell.
 
-        The teachers' is that of the base cell times (steps of the base cell / steps) ** 0.8, in whole steps of the
-        grid: a short training wants a large rate, whatever the loss.
+        That of the base cell times (steps of the base cell / steps) ** 0.8, in whole steps of the grid: a short
+        training wants a large rate, whatever the loss.
         """
         ends = self.teacher_rates if role == "teacher" else self.student_rates
-        shift = 0
-        if role == "teacher":
-            steps = cell.epochs * math.ceil(self.sizes(cell)[0] / self.batch_size)
-            shift = round(self.rates_per_decade * 0.8 * math.log10(STEPS_OF_BASE / steps))
+        points = self.sizes(cell)[0] + (cell.unlabelled if role == "student" else 0)
+        steps = cell.epochs * math.ceil(points / self.batch_size)
+        shift = round(self.rates_per_decade * 0.8 * math.log10(STEPS_OF_BASE / steps))
         low, high = (round(self.rates_per_decade * math.log10(end)) + shift for end in ends)
         return tuple(float(f"{10 ** (place / self.rates_per_decade):.3g}") for place in range(low, high + 1))
 
-    def draws_to_tune(self, cell: Cell) -> int:
-        """Tuning draws of a cell."""
-        return max(self.tuning_draws, min(self.most_tuning_draws, math.ceil(self.tuning_points / cell.train)))
+    def next_rates(self, rate: float) -> tuple[float, float]:
+        """The rates a step of the grid below and above."""
+        factor = 10 ** (1 / self.rates_per_decade)
+        return float(f"{rate / factor:.3g}"), float(f"{rate * factor:.3g}")
+
+    def draws_to_tune(self, cell: Cell, role: Literal["teacher", "student"] = "teacher") -> int:
+        """Tuning draws of a cell; half as many for students, whose scores hang less on the rate."""
+        wanted = min(self.most_tuning_draws, math.ceil(self.tuning_points / cell.train))
+        return max(self.tuning_draws, wanted if role == "teacher" else math.ceil(wanted / 2))
 
 
 STEPS_OF_BASE = 1500
@@ -361,12 +366,12 @@ def _binary(base: Cell, sizes: tuple[int, ...]) -> tuple[str, Line]:
 
 def _laptop(draws: int = 8, base_draws: int = 12, protocol: Protocol = Protocol(), scale: str = "laptop") -> Map:
     base, linear = Cell(), Cell(depth=0)
-    few, shares = (250, 500, 2000), (0.0, 0.05, 0.1, 0.2)
+    few, shares = (250, 500, 2000), (0.0, 0.1, 0.2)
     lines = (
-        line("train", (250, 500, 1000, 2000, 4000, 8000)),
-        line("bayes_error", (0.05, 0.1, 0.2, 0.4, 0.6)),
+        line("train", (250, 500, 1000, 2000, 4000)),
+        line("bayes_error", (0.1, 0.2, 0.4, 0.6)),
         line("num_classes", (2, 5, 10, 30), Cell(bayes_error=0.2)),
-        line("width", (16, 48, 128, 256)),
+        line("width", (16, 48, 128)),
         line("depth", (0, 1, 2, 3)),
         line("label_noise", (0.0, 0.1, 0.2, 0.4)),
         line("epochs", (5, 10, 30, 100)),
@@ -375,7 +380,7 @@ def _laptop(draws: int = 8, base_draws: int = 12, protocol: Protocol = Protocol(
     )
     errors = line("bayes_error", (0.1, 0.2, 0.4, 0.6))
     pairs = (
-        pair(line("train", (250, 500, 1000, 2000)), errors, "labelled points and Bayes error"),
+        pair(line("train", few), errors, "labelled points and Bayes error"),
         pair(line("train", few), line("epochs", (5, 10, 30, 100)), "labelled points and epochs"),
         pair(line("train", few), line("label_noise", (0.0, 0.2, 0.4)), "labelled points and label noise"),
         pair(
@@ -387,7 +392,7 @@ def _laptop(draws: int = 8, base_draws: int = 12, protocol: Protocol = Protocol(
     settings = (_semi_supervised(2000, (0.1, 0.3, 1.0), base), _binary(base, (500, 1000, 2000)))
     controls = (
         base,
-        Cell(train=500, epochs=100),
+        Cell(train=250, epochs=100),
         Cell(depth=0, outliers=0.1),
         Cell(train=500, label_noise=0.4),
         Cell(train=500, superclasses=2),
@@ -401,6 +406,7 @@ def _smoke() -> Map:
     protocol = Protocol(
         teacher_rates=(0.001, 0.01),
         student_rates=(0.01, 0.1),
+        rates_per_decade=2,
         tuning_draws=1,
         tuning_points=200,
         select=100,
@@ -427,7 +433,8 @@ SCALES: Mapping[str, Map] = {
         40,
         40,
         Protocol(
-            rates_per_decade=4,
+            teacher_rates=(0.000178, 0.0562),
+            student_rates=(0.000562, 0.1),
             tuning_draws=6,
             tuning_points=20_000,
             most_tuning_draws=20,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from bcpd.seeds import derive, generator
 from experiments.when_mse_wins.spec import Cell, Protocol
 from experiments.when_mse_wins.training import Draw, Job, State, Trained, distances, draw_of, train
 
-__all__ = ["COLUMNS", "CONTROL_LOSSES", "LOSSES", "PAIR", "short", "work"]
+__all__ = ["COLUMNS", "CONTROL_LOSSES", "CONTROL_STATES", "KEPT", "LOSSES", "PAIR", "TAUGHT", "TUNED", "short", "work"]
 
 PAIR = ("ce", "mse")
 LOSSES: Mapping[str, tuple[str, str | None]] = {
@@ -34,11 +35,21 @@ LOSSES: Mapping[str, tuple[str, str | None]] = {
 CONTROL_LOSSES = ("label_smoothing", "logit_projection")
 """Control arms that have a learning rate of their own; ``logit_softmax`` is the other read-out of the same training."""
 
-CHECKPOINTS = ("last", "best_score", "best_accuracy", "path_minimum_mse")
-KEPT = {"score": CHECKPOINTS, "accuracy": ("last", "best_accuracy")}
+TUNED = {"score": "score", "last": "last", "accuracy": "error"}
+"""Tuned by -> the column of the tuning rows: the path's best own score, that of the last epoch, the least error."""
+CHECKPOINTS = ("last", "best_score", "best_accuracy", "path_minimum_mse", "path_minimum_kl")
+KEPT = {
+    "score": ("best_score", "last", "path_minimum_mse", "path_minimum_kl"),
+    "last": ("last", "best_score"),
+    "accuracy": ("best_accuracy",),
+}
 """Tuned by -> the checkpoints that are recorded."""
-TAUGHT = (("score", "best_score"), ("score", "last"), ("accuracy", "best_accuracy"))
+TAUGHT = (("score", "best_score"), ("last", "last"), ("accuracy", "best_accuracy"), ("score", "path_minimum_mse"))
 """(tuned by, checkpoint) of the teachers' states that have students."""
+CONTROL_STATES = {"score": "best_score", "last": "last"}
+"""Tuned by -> the checkpoint of the control arms: each at the rate that was tuned for it."""
+STUDENT_STATES = ("best_score", "last", "best_accuracy")
+"""The students' own checkpoints."""
 
 COLUMNS = (
     "role",
@@ -97,13 +108,15 @@ def _world(protocol: Protocol, cell: Cell, payload: Mapping[str, Any]) -> Iterat
 def _tune(protocol: Protocol, cell: Cell, payload: Mapping[str, Any]) -> Iterator[Row]:
     """Every rate of the grid on the tuning draws.
 
-    Students have one rate for all arms, chosen on rows that favour none: p* mixed with the label. A rate chosen on
-    exact p*, which has no noise, is too large for the rows of any teacher.
+    Students have one rate for all arms, chosen on rows that no teacher made: p* mixed with the label. A rate chosen on
+    exact p*, which has no noise, is too large for the rows of any teacher. It is a compromise: what the next rates
+    would have said is recorded in the base cell.
     """
     mixture = from_spec(payload["mixture"])
-    draws = [draw_of(mixture, protocol, cell, "tuning", number) for number in range(protocol.draws_to_tune(cell))]
     arms = payload["arms"]
     role: Literal["teacher", "student"] = "student" if arms == ["student"] else "teacher"
+    numbers = range(protocol.draws_to_tune(cell, role))
+    draws = [draw_of(mixture, protocol, cell, "tuning", number) for number in numbers]
     grid = [(arm, rate, number) for arm in arms for rate in protocol.rates(cell, role) for number in range(len(draws))]
     jobs = []
     for arm, rate, number in grid:
@@ -122,14 +135,23 @@ def _tune(protocol: Protocol, cell: Cell, payload: Mapping[str, Any]) -> Iterato
             "draw": number,
             "name": job.method.score,
             "score": short(metrics["best_score"][f"validation_{job.method.score}"]),
+            "last": short(metrics["last"][f"validation_{job.method.score}"]),
             "error": short(1 - metrics["best_accuracy"]["validation_accuracy"]),
         }
 
 
 def _method(protocol: Protocol, arm: str) -> Method:
+    return _shared(arm, protocol.smoothing)
+
+
+@lru_cache
+def _shared(arm: str, smoothing: float) -> Method:
+    """One object for all trainings of an arm: replicas with the same method are computed together."""
+    if arm == "student":
+        return Supervised("ce", target="given")
     loss, readout = LOSSES[arm]
     if loss == "label_smoothing":
-        return Supervised(label_smoothing(protocol.smoothing))
+        return Supervised(label_smoothing(smoothing))
     return Supervised(loss, readout=readout)
 
 
@@ -150,7 +172,7 @@ def _student_job(cell: Cell, draw: Draw, log_targets: Tensor, rate: float) -> Jo
         mixed = cell.label_weight * hot + (1 - cell.label_weight) * rows[:labelled]
         rows = torch.cat([mixed, rows[labelled:]])
     source = draw.transfer.without_bayes().with_targets(rows)
-    return Job(draw, source, Supervised("ce", target="given"), rate, derive(draw.root, "student"))
+    return Job(draw, source, _shared("student", 0.0), rate, derive(draw.root, "student"))
 
 
 # ---------------------------------------------------------------------------------------------------------------- main
@@ -178,7 +200,7 @@ def _main(protocol: Protocol, cell: Cell, payload: Mapping[str, Any]) -> Iterato
     draws = [draw_of(mixture, protocol, cell, "main", number) for number in numbers]
     teachers = _pair_of_teachers(protocol, cell, draws, rates, controls)
     if controls:
-        teachers += _resampled(protocol, cell, draws, rates["ce"]["score"], teachers)
+        teachers += _resampled(protocol, cell, draws, rates["ce"], teachers)
     for teacher in teachers:
         draw = draws[teacher.place]
         yield {
@@ -187,24 +209,49 @@ def _main(protocol: Protocol, cell: Cell, payload: Mapping[str, Any]) -> Iterato
             **_measured(cell, draw, teacher.state, with_transfer=True),
         }
 
-    taught = [teacher for teacher in teachers if _has_student(teacher, controls)]
-    student_rate = rates["student"]["score"]
-    exact = [draw.transfer.log_bayes for draw in draws]
-    tables = [(teacher.place, teacher.state.transfer) for teacher in taught]
-    tables += [(place, rows) for place, rows in enumerate(exact) if rows is not None]
-    # a teacher that diverged teaches nothing; its student's row says nan
-    sound = [number for number, (_, rows) in enumerate(tables) if not bool(rows.isnan().any())]
-    jobs = [_student_job(cell, draws[tables[i][0]], tables[i][1], student_rate) for i in sound]
-    trained = dict(zip(sound, train(protocol, cell, jobs, ("best_score",)), strict=True))
-    for number, (place, _) in enumerate(tables):
-        teacher_of = taught[number] if number < len(taught) else None
-        row = _identity("student", numbers[place], teacher_of)
-        row |= {"checkpoint": "best_score", "rate": student_rate, "epoch": None}
+    lessons = _lessons(protocol, draws, teachers, payload)
+    # a teacher that diverged teaches nothing; its student's rows say nan
+    sound = [number for number, lesson in enumerate(lessons) if not bool(lesson.rows.isnan().any())]
+    jobs = [_student_job(cell, draws[lessons[i].place], lessons[i].rows, lessons[i].rate) for i in sound]
+    trained = dict(zip(sound, train(protocol, cell, jobs, STUDENT_STATES, sets=("fresh",)), strict=True))
+    for number, lesson in enumerate(lessons):
+        row = _identity(lesson.role, numbers[lesson.place], lesson.teacher)
         kept = trained.get(number)
-        measured = _nothing(cell) if kept is None else _measured(cell, draws[place], kept.states["best_score"], False)
-        yield {**row, **measured}
-        if controls and teacher_of is not None and _names(teacher_of) == ("ce", "score", "best_score"):
-            yield {**row, "arm": "ce_early", "teacher_checkpoint": "last", **measured}
+        for checkpoint in STUDENT_STATES if lesson.role == "student" else STUDENT_STATES[:1]:
+            measured = {"epoch": None, **_nothing(cell)}
+            if kept is not None:
+                measured = _measured(cell, draws[lesson.place], kept.states[checkpoint], with_transfer=False)
+            yield {**row, "checkpoint": checkpoint, "rate": lesson.rate, **measured}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student learns from, at which rate; ``neighbour`` is the role of one at another rate than the tuned."""
+
+    teacher: Teacher | None
+    place: int
+    rows: Tensor
+    rate: float
+    role: Literal["student", "neighbour"] = "student"
+
+
+def _lessons(
+    protocol: Protocol, draws: Sequence[Draw], teachers: Sequence[Teacher], payload: Mapping[str, Any]
+) -> list[Lesson]:
+    controls: bool = payload["controls"]
+    rate = payload["rates"]["student"]["score"]
+    found = [Lesson(t, t.place, t.state.transfer, rate) for t in teachers if _has_student(t, controls)]
+    if controls:
+        exact = [(place, draw.transfer.log_bayes) for place, draw in enumerate(draws)]
+        found += [Lesson(None, place, rows, rate) for place, rows in exact if rows is not None]
+    if payload["neighbours"]:
+        headline = [t for t in teachers if t.arm in PAIR and (t.tuned_by, t.checkpoint) == ("score", "best_score")]
+        found += [
+            Lesson(t, t.place, t.state.transfer, other, "neighbour")
+            for other in protocol.next_rates(rate)
+            for t in headline
+        ]
+    return found
 
 
 def _names(teacher: Teacher) -> tuple[str, str, str]:
@@ -214,17 +261,17 @@ def _names(teacher: Teacher) -> tuple[str, str, str]:
 def _has_student(teacher: Teacher, controls: bool) -> bool:
     if teacher.arm in PAIR:
         return (teacher.tuned_by, teacher.checkpoint) in TAUGHT
-    return controls and teacher.arm != "ce_early" and teacher.checkpoint in ("best_score", "last")
+    return controls
 
 
 def _pair_of_teachers(
     protocol: Protocol, cell: Cell, draws: Sequence[Draw], rates: Mapping[str, Mapping[str, float]], controls: bool
 ) -> list[Teacher]:
-    """CE and MSE at both tuned rates and at fitted temperatures; label smoothing and the square loss on logits."""
+    """CE and MSE at all tuned rates and at fitted temperatures; label smoothing and the square loss on logits."""
     wanted = [(arm, tuned_by, rates[arm][tuned_by]) for arm in PAIR for tuned_by in KEPT]
     if controls:
-        wanted += [("label_smoothing", "score", rates["label_smoothing"]["score"])]
-        wanted += [(arm, "score", rates["logit_projection"]["score"]) for arm in ("logit_projection", "logit_softmax")]
+        others = {arm: arm for arm in CONTROL_LOSSES} | {"logit_softmax": "logit_projection"}
+        wanted += [(arm, by, rates[tuned][by]) for arm, tuned in others.items() for by in CONTROL_STATES]
     runs = list(dict.fromkeys((arm, rate) for arm, _, rate in wanted))
     cells = [(arm, rate, place) for arm, rate in runs for place in range(len(draws))]
     jobs = [
@@ -236,16 +283,16 @@ def _pair_of_teachers(
     for arm, tuned_by, rate in wanted:
         for place, draw in enumerate(draws):
             states = found[arm, rate, place].states
-            for checkpoint in KEPT[tuned_by] if arm in PAIR else ("last", "best_score"):
+            for checkpoint in KEPT[tuned_by] if arm in PAIR else (CONTROL_STATES[tuned_by],):
                 state = states[checkpoint]
                 teachers.append(Teacher(place, arm, tuned_by, checkpoint, rate, state))
-                if arm in PAIR and tuned_by == "score" and checkpoint in ("last", "best_score"):
+                if arm in PAIR and CONTROL_STATES.get(tuned_by) == checkpoint:
                     for score in ("nll", "brier"):
                         temperature = _temperature(state, draw, score)
                         cooled = state.at(temperature)
                         name = f"{arm}_t_{score}"
                         teachers.append(Teacher(place, name, tuned_by, checkpoint, rate, cooled, temperature))
-            if controls and (arm, tuned_by) == ("ce", "score"):
+            if controls and (arm, tuned_by) == ("ce", "last"):
                 teachers.append(Teacher(place, "ce_early", tuned_by, "last", rate, states["best_score"]))
     return teachers
 
@@ -257,16 +304,31 @@ def _temperature(state: State, draw: Draw, score: str) -> float:
 
 
 def _resampled(
-    protocol: Protocol, cell: Cell, draws: Sequence[Draw], rate: float, teachers: Sequence[Teacher]
+    protocol: Protocol, cell: Cell, draws: Sequence[Draw], rates: Mapping[str, float], teachers: Sequence[Teacher]
 ) -> list[Teacher]:
     """The mean of several CE teachers, and CE teachers that label only points they were not trained on."""
-    wanted = ("last", "best_score")
+    found = []
+    for rate in dict.fromkeys(rates[by] for by in CONTROL_STATES):
+        wanted = {by: checkpoint for by, checkpoint in CONTROL_STATES.items() if rates[by] == rate}
+        found += _resampled_at(protocol, cell, draws, rate, wanted, teachers)
+    return found
+
+
+def _resampled_at(
+    protocol: Protocol,
+    cell: Cell,
+    draws: Sequence[Draw],
+    rate: float,
+    wanted: Mapping[str, str],
+    teachers: Sequence[Teacher],
+) -> list[Teacher]:
+    checkpoints = list(wanted.values())
     members = [(place, member) for place in range(len(draws)) for member in range(1, protocol.ensemble)]
     jobs = [
         Job(draws[p], draws[p].train, _method(protocol, "ce"), rate, derive(draws[p].root, "teacher", member))
         for p, member in members
     ]
-    ensembles = train(protocol, cell, jobs, wanted)
+    ensembles = train(protocol, cell, jobs, checkpoints)
     folds = [_folds(draw, protocol.folds) for draw in draws]
     jobs, places = [], []
     for place, draw in enumerate(draws):
@@ -274,17 +336,17 @@ def _resampled(
             points = draw.train.subset(inside)
             jobs.append(Job(draw, points, _method(protocol, "ce"), rate, derive(draw.root, "fold", number)))
             places.append(place)
-    crossed = train(protocol, cell, jobs, wanted)
+    crossed = train(protocol, cell, jobs, checkpoints)
     found = []
     for place in range(len(draws)):
-        for checkpoint in wanted:
+        for by, checkpoint in wanted.items():
             own = [kept for (p, _), kept in zip(members, ensembles, strict=True) if p == place]
-            first = next(t for t in teachers if (t.place, *_names(t)) == (place, "ce", "score", checkpoint))
+            first = next(t for t in teachers if (t.place, *_names(t)) == (place, "ce", by, checkpoint))
             together = _mean_state([first.state, *(kept.states[checkpoint] for kept in own)])
-            found.append(Teacher(place, "ensemble", "score", checkpoint, rate, together))
+            found.append(Teacher(place, "ensemble", by, checkpoint, rate, together))
             own = [kept for p, kept in zip(places, crossed, strict=True) if p == place]
             state = _out_of_fold([kept.states[checkpoint] for kept in own], folds[place])
-            found.append(Teacher(place, "crossfit", "score", checkpoint, rate, state))
+            found.append(Teacher(place, "crossfit", by, checkpoint, rate, state))
     return found
 
 
@@ -329,7 +391,7 @@ def _identity(role: str, draw: int, teacher: Teacher | None) -> Row:
     if teacher is not None:
         temperature = None if teacher.temperature is None else short(teacher.temperature)
         row |= {"arm": teacher.arm, "tuned_by": teacher.tuned_by, "rate": teacher.rate, "temperature": temperature}
-        if role == "student":
+        if role != "teacher":
             row["teacher_checkpoint"] = teacher.checkpoint
     return row
 

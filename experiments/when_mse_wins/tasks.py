@@ -4,26 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from bcpd.data import InMemory
 from bcpd.distill import Supervised
 from bcpd.mixtures import paper_toy
-from bcpd.provenance import provenance
+from bcpd.provenance import Stopwatch, provenance, source_digest
 from bcpd.runs import Progress, Store, Task, Trial, choose, sweep
-from bcpd.stats import paired_difference
+from bcpd.stats import mean_interval, paired_difference
 from bcpd.train import Recipe, fit
-from experiments.when_mse_wins.analysis import control_differences, planner, reading, summarise, temperatures
-from experiments.when_mse_wins.predictions import verdicts
+from bcpd.train import plan as replica_plan
+from experiments.when_mse_wins.analysis import (
+    best_epochs,
+    control_differences,
+    planner,
+    reading,
+    students_by_rate,
+    summarise,
+    temperatures,
+)
+from experiments.when_mse_wins.predictions import digest, verdicts
 from experiments.when_mse_wins.quantities import QUANTITIES
 from experiments.when_mse_wins.spec import Cell, Map, Protocol
-from experiments.when_mse_wins.stages import COLUMNS, CONTROL_LOSSES, PAIR, short, work
+from experiments.when_mse_wins.stages import (
+    COLUMNS,
+    CONTROL_LOSSES,
+    CONTROL_STATES,
+    KEPT,
+    PAIR,
+    TAUGHT,
+    TUNED,
+    short,
+    work,
+)
 from experiments.when_mse_wins.training import network
 
 __all__ = ["calibrate", "plan", "run"]
@@ -31,25 +52,33 @@ __all__ = ["calibrate", "plan", "run"]
 Report = Callable[[str, int, int], None]
 Row = dict[str, Any]
 
+TRAINING_CODE = tuple(f"experiments.when_mse_wins.{name}" for name in ("spec", "training", "stages"))
+"""What rows depend on beside the protocol: rows of other code in these modules are refused."""
+
 COST_OF_PROCESSES = 20.0
 """Below, starting processes takes longer than they save."""
 
-TAUGHT_STATES = 3
-CONTROL_STUDENTS = 2 * 9
-"""Arms with students at both checkpoints: four temperatures, smoothing, two read-outs, ensemble, cross-fitting."""
+COST_OF_TASK = 20.0
+"""A task of more draws than one is kept below: well under a minute, so that a kill loses little."""
+
+CONTROL_ARMS = 9
+"""With students at both checkpoints: four temperatures, smoothing, two read-outs, ensemble, cross-fitting. Further
+students: those of early stopping and of p* itself."""
 
 
 def run(spec: Map, folder: Path, progress: Report | None = None, processes: int | None = None) -> dict[str, Any]:
     """Run the map.
 
     Args:
-        folder: where the stores of finished tasks are kept; a run that was killed goes on from there.
+        folder: where the stores of finished tasks are kept; a run that was killed goes on from there. Stores of other
+            training code or another protocol are refused.
         progress: ``(stage, done, total)`` after every task.
         processes: at once, one thread each; by default the cores, or one where there is little to do.
     Returns:
-        results of kind ``when-mse-wins``, JSON-able.
+        results of kind ``when-mse-wins``, JSON-able; ``seconds`` are those of all sessions that the folder has seen.
     """
-    started = time.monotonic()
+    watch = Stopwatch(folder / "seconds.json")
+    progress = _timed(watch, progress)
     worlds = _worlds(spec, folder, progress, processes)
     tuning_tasks = _tuning_tasks(spec, worlds)
     tuned = _sweep(spec, folder / "tuning.jsonl", tuning_tasks, progress, processes, "tuning")
@@ -70,7 +99,7 @@ def run(spec: Map, folder: Path, progress: Report | None = None, processes: int 
         ),
         "spec": spec.describe(),
         "provenance": provenance(),
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(watch.lap(), 1),
         "notes": _notes(spec),
         "base": spec.base.name,
         "cells": [_cell_record(spec, cell, worlds[_key(cell)], rates[cell.name]) for cell in spec.cells],
@@ -78,44 +107,60 @@ def run(spec: Map, folder: Path, progress: Report | None = None, processes: int 
         "pairs": [pair.record() for pair in spec.pairs],
         "settings": [{"id": line.factor, "title": title, **line.record(spec.base)} for title, line in spec.settings],
         "quantities": [quantity.record() for quantity in QUANTITIES],
-        "rates": [_rate_record(name, trial) for name, own in trials.items() for trial in own if trial.chosen],
-        "sensitivity": [_sensitivity_record(name, trial) for name, own in trials.items() for trial in own],
+        "rates": [_rate_record(name, by, own) for name, tuned in trials.items() for by, own in tuned],
+        "sensitivity": [
+            _sensitivity_record(name, by, trial) for name, tuned in trials.items() for by, own in tuned for trial in own
+        ],
         "equality": _equality_record(spec, equality),
     }
     results["summary"] = summarise(rows)
     controlled = [cell.name for cell in spec.controls]
     results["controls"] = control_differences({name: rows[name] for name in controlled})
     results["temperatures"] = temperatures(rows)
+    results["best_epochs"] = best_epochs(rows, {cell.name: cell.epochs for cell in spec.cells})
+    results["student_rates"] = students_by_rate(spec.base.name, rows[spec.base.name])
     results["planner"] = planner(results["summary"])
     results["predictions"] = verdicts(spec, rows, results)
+    results["predictions_digest"] = digest()
     results["reading"] = reading(results)
     results["tables"] = [{"cell": name, **_table(own)} for name, own in rows.items()]
     return results
 
 
 def plan(spec: Map, processes: int = 2, seconds_per_unit: float | None = None) -> dict[str, Any]:
-    """What a run trains: cells, tasks, models, model-epochs, and seconds where the machine was measured.
+    """What a run trains at most: cells, tasks, models, model-epochs, replicas of the largest group and MiB it holds,
+    and seconds where the machine was measured.
 
     Args:
         processes: at once.
         seconds_per_unit: from :func:`calibrate`.
     """
     stand_in: dict[str, Row] = {_key(cell): {"mixture": {}} for cell in spec.cells}
-    one = {"score": 0.01, "accuracy": 0.02}  # the upper bound: two rates
+    one = dict(zip(TUNED, (0.01, 0.02, 0.03), strict=True))  # the upper bound: every rule has a rate of its own
     rates = {cell.name: dict.fromkeys((*PAIR, *CONTROL_LOSSES, "student"), one) for cell in spec.cells}
     tuning, main = _tuning_tasks(spec, stand_in), _main_tasks(spec, stand_in, rates)
-    stages = []
+    stages: list[dict[str, Any]] = []
     for name, tasks in (("tuning", tuning), ("trainings", main)):
-        trainings = [_trainings(spec.protocol, Cell(**task.payload["cell"]), task.payload) for task in tasks]
-        epochs = [task.payload["cell"]["epochs"] for task in tasks]
-        models = [sum(count for count, _ in groups) for groups in trainings]
+        models = epochs = group = 0
+        held = 0.0
+        for task in tasks:
+            cell = Cell(**task.payload["cell"])
+            for training in _trainings(spec.protocol, cell, task.payload):
+                models += training.models
+                epochs += training.models * cell.epochs
+                found = replica_plan(
+                    network(spec.protocol, cell, [0]), training.models, training.examples, held_out=training.held_out
+                )
+                group, held = max(group, found.group), max(held, found.bytes / 2**20)
         units = sum(task.cost for task in tasks)
         stages.append(
             {
                 "stage": name,
                 "tasks": len(tasks),
-                "models": sum(models),
-                "model_epochs": sum(m * e for m, e in zip(models, epochs, strict=True)),
+                "models": models,
+                "model_epochs": epochs,
+                "group": group,
+                "group_MiB": round(held, 1),
                 "seconds": None if seconds_per_unit is None else short(units * seconds_per_unit / processes),
             }
         )
@@ -161,7 +206,7 @@ def _sweep(
     spec: Map, path: Path, tasks: Sequence[Task], progress: Report | None, processes: int | None, name: str
 ) -> list[Row]:
     protocol = json.dumps(asdict(spec.protocol), sort_keys=True)
-    identity = hashlib.blake2b(protocol.encode(), digest_size=10).hexdigest()
+    identity = hashlib.blake2b(f"{protocol} {source_digest(*TRAINING_CODE)}".encode(), digest_size=10).hexdigest()
 
     def report(state: Progress) -> None:
         if progress is not None:
@@ -173,6 +218,18 @@ def _sweep(
         sweep(store, tasks, work, processes=processes, progress=report)
         # every row knows its task, and so its cell
         return [{"task": task.key, **row} for task in tasks for row in store.rows([task.key])]
+
+
+def _timed(watch: Stopwatch, report: Report | None) -> Report:
+    """Keep the time after every task."""
+
+    def told(stage: str, done: int, total: int) -> None:
+        if done:
+            watch.lap()
+        if report is not None:
+            report(stage, done, total)
+
+    return told
 
 
 def _key(cell: Cell) -> str:
@@ -204,11 +261,16 @@ def _main_tasks(spec: Map, worlds: Mapping[str, Row], rates: Mapping[str, Any]) 
     tasks = []
     for cell in spec.cells:
         further = {"mixture": worlds[_key(cell)]["mixture"], "rates": rates[cell.name]}
-        draws = range(spec.draws_of(cell))
-        for start in range(0, len(draws), spec.protocol.block):
-            block = list(draws[start : start + spec.protocol.block])
-            payload = _payload(spec, cell, "main") | further | {"draws": block, "controls": cell in spec.controls}
-            key = f"main/{cell.name}/{block[0]}-{block[-1]}" + ("/controls" if cell in spec.controls else "")
+        controls = cell in spec.controls
+        further |= {"controls": controls, "neighbours": cell == spec.base}
+        one = _payload(spec, cell, "main") | further | {"draws": [0]}
+        together = max(1, min(spec.protocol.block, int(COST_OF_TASK / _cost(spec.protocol, cell, one))))
+        draws = spec.draws_of(cell)
+        count = math.ceil(draws / together)
+        for number in range(count):
+            block = list(range(number * draws // count, (number + 1) * draws // count))
+            payload = one | {"draws": block}
+            key = f"main/{cell.name}/{block[0]}-{block[-1]}" + ("/controls" if controls else "")
             tasks.append(Task(key, payload, _cost(spec.protocol, cell, payload)))
         if cell == spec.base:
             payload = _payload(spec, cell, "equality") | further
@@ -216,32 +278,55 @@ def _main_tasks(spec: Map, worlds: Mapping[str, Row], rates: Mapping[str, Any]) 
     return tasks
 
 
-def _trainings(protocol: Protocol, cell: Cell, payload: Mapping[str, Any]) -> list[tuple[int, float]]:
-    """(models, examples seen in an epoch) of a task's trainings; a measured point counts a quarter."""
+class Training(NamedTuple):
+    """Models that train side by side, examples that one sees in an epoch (a measured point counts a quarter), and the
+    examples and held-out points that it holds."""
+
+    models: int
+    seen: float
+    examples: int
+    held_out: int = 0
+
+
+def _trainings(protocol: Protocol, cell: Cell, payload: Mapping[str, Any]) -> list[Training]:
+    """Of a task."""
     trained, held = protocol.sizes(cell)
-    taught = trained + cell.unlabelled + held / 4
+    points = trained + cell.unlabelled
+    taught = points + held / 4
     if payload["stage"] == "tuning":
-        draws = protocol.draws_to_tune(cell)
-        if payload["arms"] == ["student"]:
-            return [(len(protocol.rates(cell, "student")) * draws, taught)]
-        return [(len(protocol.rates(cell, "teacher")) * draws * len(payload["arms"]), trained + held / 4)]
-    teacher = trained + (held + protocol.select + 4 * protocol.fresh / cell.epochs) / 4
+        role: Literal["student", "teacher"] = "student" if payload["arms"] == ["student"] else "teacher"
+        models = len(protocol.rates(cell, role)) * protocol.draws_to_tune(cell, role) * len(payload["arms"])
+        if role == "student":
+            return [Training(models, taught, points + held)]
+        return [Training(models, trained + held / 4, trained + held)]
+    measured = (held + len(_states(KEPT)) * (points + protocol.fresh) / cell.epochs) / 4
     if payload["stage"] == "equality":
-        return [(3 * protocol.equality_draws, 2 * teacher)]
+        return [Training(3 * protocol.equality_draws, 2 * (trained + measured), trained + held)]
     draws = len(payload["draws"])
-    tuned = [payload["rates"][arm] for arm in PAIR]
-    found = [(draws * sum(len({own["score"], own["accuracy"]}) for own in tuned), teacher)]
-    students = len(PAIR) * TAUGHT_STATES + 1
-    if payload["controls"]:
-        others = protocol.ensemble - 1 + 3
-        found += [(draws * others, teacher), (draws * protocol.folds, teacher * (1 - 1 / protocol.folds))]
-        students += CONTROL_STUDENTS
-    return [*found, (draws * students, taught + protocol.fresh / cell.epochs / 4)]
+    controls: bool = payload["controls"]
+    models = sum(len(set(payload["rates"][arm].values())) for arm in PAIR)
+    students = len(PAIR) * (len(TAUGHT) + 2 * payload["neighbours"])
+    found = []
+    if controls:
+        rates = [len({payload["rates"][arm][by] for by in CONTROL_STATES}) for arm in ("ce", *CONTROL_LOSSES)]
+        models += rates[1] + 2 * rates[2]
+        several = (protocol.ensemble - 1, 1.0), (protocol.folds, 1 - 1 / protocol.folds)
+        found += [
+            Training(draws * count * rates[0], trained * share + measured, trained + held) for count, share in several
+        ]
+        students += len(CONTROL_STATES) * CONTROL_ARMS + 2
+    teacher = trained + measured + protocol.select / 4
+    found += [Training(draws * models, teacher, trained + held, 2 * protocol.select)]
+    return [*found, Training(draws * students, taught + 3 * protocol.fresh / cell.epochs / 4, points + held)]
+
+
+def _states(kept: Mapping[str, Sequence[str]]) -> set[str]:
+    return {checkpoint for states in kept.values() for checkpoint in states}
 
 
 def _cost(protocol: Protocol, cell: Cell, payload: Mapping[str, Any]) -> float:
     """Millions of examples, in units of one shown to the linear softmax."""
-    shown = sum(models * examples for models, examples in _trainings(protocol, cell, payload))
+    shown = sum(training.models * training.seen for training in _trainings(protocol, cell, payload))
     return shown * cell.epochs * _price(protocol, cell) / 1e6
 
 
@@ -263,32 +348,36 @@ def _by_cell(spec: Map, tasks: Sequence[Task], rows: Sequence[Row]) -> dict[Cell
 # --------------------------------------------------------------------------------------------------------------- rates
 
 
-def _trials(rows: Sequence[Row]) -> list[Trial]:
-    """All rates of all arms of a cell, by the own score and by the error; the best of each is marked."""
-    found = []
+Tuned = list[tuple[str, list[Trial]]]
+"""(tuned by, all rates of an arm with the best of them marked)."""
+
+
+def _trials(rows: Sequence[Row]) -> Tuned:
+    """All rates of all arms of a cell, by each rule that the arm is tuned by."""
+    found: Tuned = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
         own = [row for row in rows if row["arm"] == arm]
-        for column in ("score", "error"):
-            if column == "error" and arm not in PAIR:
-                continue
-            name = own[0]["name"] if column == "score" else "error"
+        rules = TUNED if arm in PAIR else ("score",) if arm == "student" else CONTROL_STATES
+        for by in rules:
+            column = TUNED[by]
+            name = "error" if column == "error" else own[0]["name"]
             tried = [
                 Trial(arm, rate, 0.0, tuple(row[column] for row in own if row["rate"] == rate), name, own[0]["role"])
                 for rate in dict.fromkeys(row["rate"] for row in own)
             ]
-            found.extend(choose(tried)[1])
+            found.append((by, choose(tried)[1]))
     return found
 
 
-def _tuned_by(trial: Trial) -> str:
-    return "accuracy" if trial.score == "error" else "score"
+def _best(tried: Sequence[Trial]) -> Trial:
+    return next(trial for trial in tried if trial.chosen)
 
 
-def _chosen(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+def _chosen(tuned: Tuned) -> dict[str, dict[str, float]]:
     rates: dict[str, dict[str, float]] = {}
-    for trial in trials:
-        if trial.chosen:
-            rates.setdefault(trial.arm, {})[_tuned_by(trial)] = trial.learning_rate
+    for by, tried in tuned:
+        best = _best(tried)
+        rates.setdefault(best.arm, {})[by] = best.learning_rate
     return rates
 
 
@@ -296,13 +385,30 @@ def _chosen(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
 
 
 def _notes(spec: Map) -> list[str]:
+    protocol = spec.protocol
     return [
         "All differences are MSE teacher minus CE teacher, paired over data draws.",
-        "Best score: the epoch of the best own validation score (NLL for CE, Brier for MSE); the path minimum is "
-        "chosen on points of its own. Every number but transfer_* is measured on fresh points that chose nothing.",
+        "Best score: the epoch of the best own validation score (NLL for CE, Brier for MSE), at the rate tuned for it. "
+        "Last epoch: at the rate tuned by the own validation score of the last epoch. Best accuracy: rate and epoch by "
+        "validation accuracy. Path minima are chosen on points of their own. Every number but transfer_* is measured "
+        "on fresh points that chose nothing.",
+        "The verdicts of the two headline quantities are corrected together over all cells (Holm, 5 %); every other "
+        "quantity is exploratory, corrected over the cells by itself. Intervals are unadjusted.",
+        "Cells share class means, initial weights and base points of the same draw, so that their verdicts are not "
+        "independent; Holm's correction does not ask for that.",
+        "All worlds have one set of class means: draws vary the points, not the geometry.",
+        "A draw has one initialisation and one batch order, which vary with it: the spread between draws has both.",
+        "Learning rates are constant, without a decay, and there is no weight decay.",
+        "A teacher's best epoch and its temperature are chosen on the same validation points, so that the temperature "
+        "at the best epoch is fitted to an optimistic score; distances are measured on other points.",
+        "A quantity with draws in which an arm diverged or was infinite has no verdict; its mean is over the others.",
+        f"The students' one rate was tuned on rows {protocol.student_noise:g} e_y + {1 - protocol.student_noise:g} p* "
+        "that no teacher made. It may suit one arm better; for the base cell the next rates are shown.",
         "Epochs are equal within a cell, so more labelled points mean more steps.",
         "Under label noise p* is that of the labels seen; clean_* refers to the labels before the noise.",
-        f"Cross-fitted teachers see {1 - 1 / spec.protocol.folds:.0%} of the points, and as much less steps.",
+        f"Cross-fitted teachers see {1 - 1 / protocol.folds:.0%} of the points, and as much less steps. They are "
+        "compared on the transfer inputs, where each point is labelled by the teacher that has not seen it; on fresh "
+        "points they would be the mean of all folds.",
         "Students learn from the teacher's rows alone (T = 1); in the semi-supervised cells labelled points have the "
         "label with weight 0.1.",
     ]
@@ -314,31 +420,61 @@ def _cell_record(spec: Map, cell: Cell, world: Row, rates: Mapping[str, Mapping[
         "factors": asdict(cell),
         "draws": spec.draws_of(cell),
         "controls": cell in spec.controls,
+        "controls_figure": _controls_figure(spec, cell),
         "bayes_error": world["bayes_error"],
         "irreducible": world["irreducible"],
         "student_rate": rates["student"]["score"],
     }
 
 
-def _rate_record(cell: str, trial: Trial) -> dict[str, Any]:
+def _controls_figure(spec: Map, cell: Cell) -> str | None:
+    """Name of the figure of a cell's control arms."""
+    if cell not in spec.controls:
+        return None
+    return "map-controls" if cell == spec.base else f"map-controls-{re.sub('[^a-z0-9.]+', '-', cell.name)}"
+
+
+def _rate_record(cell: str, by: str, tried: Sequence[Trial]) -> dict[str, Any]:
+    """The chosen rate, and how close the others came, paired over tuning draws."""
+    best = _best(tried)
+    ordered = sorted(tried, key=lambda trial: trial.learning_rate)
+    place = ordered.index(best)
+    gaps = {trial.learning_rate: _gap(trial, best) for trial in tried if trial is not best}
+    near = [gap for gap in gaps.values() if gap["stderr"] is not None and gap["difference"] <= gap["stderr"]]
+    several = len(best.scores) > 1
     return {
         "cell": cell,
-        "role": trial.role,
-        "arm": trial.arm,
-        "tuned_by": _tuned_by(trial),
-        "rate": trial.learning_rate,
-        "edge": trial.edge,
-        "score": short(trial.mean),
+        "role": best.role,
+        "arm": best.arm,
+        "tuned_by": by,
+        "rate": best.learning_rate,
+        "edge": best.edge,
+        "score": short(best.mean),
+        "stderr": short(mean_interval(best.scores).stderr) if several else None,
+        "draws": len(best.scores),
+        "below": gaps[ordered[place - 1].learning_rate] if place > 0 else None,
+        "above": gaps[ordered[place + 1].learning_rate] if place + 1 < len(ordered) else None,
+        "tried": len(tried),
+        "within_one_stderr": len(near) if several else None,
     }
 
 
-def _sensitivity_record(cell: str, trial: Trial) -> dict[str, Any]:
-    lost = sum(score != score for score in trial.scores)
+def _gap(trial: Trial, best: Trial) -> dict[str, Any]:
+    """Mean difference of the scores to the best rate's, and its paired standard error."""
+    if not math.isfinite(trial.mean):
+        return {"rate": trial.learning_rate, "difference": None, "stderr": None}
+    found = paired_difference(trial.scores, best.scores)
+    stderr = short(found.stderr) if found.n > 1 else None
+    return {"rate": trial.learning_rate, "difference": short(found.mean), "stderr": stderr}
+
+
+def _sensitivity_record(cell: str, by: str, trial: Trial) -> dict[str, Any]:
+    lost = sum(not math.isfinite(score) for score in trial.scores)
     mean = None if lost else short(trial.mean)
     return {
         "cell": cell,
         "arm": trial.arm,
-        "tuned_by": _tuned_by(trial),
+        "tuned_by": by,
         "rate": trial.learning_rate,
         "mean": mean,
         "diverged": lost,
@@ -346,12 +482,12 @@ def _sensitivity_record(cell: str, trial: Trial) -> dict[str, Any]:
 
 
 def _equality_record(spec: Map, rows: Sequence[Row]) -> dict[str, Any]:
-    found = paired_difference([row["released_scale"] for row in rows], [row["mse"] for row in rows])
+    gaps = [row["released_scale"] - row["mse"] for row in rows]
     return {
         "cell": spec.base.name,
         "draws": len(rows),
         "largest_difference": max(row["largest_difference"] for row in rows),
-        "released_scale": {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n},
+        "released_scale": {"mean": sum(gaps) / len(gaps), "n": len(gaps)},
     }
 
 

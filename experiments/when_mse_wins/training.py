@@ -21,6 +21,8 @@ from experiments.when_mse_wins.spec import Cell, Protocol
 
 __all__ = ["Draw", "Job", "State", "Trained", "distances", "draw_of", "network", "train"]
 
+SETS = ("transfer", "validation", "fresh")
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -86,7 +88,7 @@ class Job:
 
 @dataclass(frozen=True)
 class State:
-    """A model at one checkpoint: log-probabilities ``(n, K)`` in float64 on three sets of its draw."""
+    """A model at one checkpoint: log-probabilities ``(n, K)`` in float64 on sets of its draw; empty where not asked."""
 
     epoch: int | None
     transfer: Tensor
@@ -120,23 +122,31 @@ def train(
     jobs: Sequence[Job],
     checkpoints: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
+    sets: Sequence[str] = SETS,
 ) -> list[Trained]:
     """Train every job, in groups.
 
     Args:
         checkpoints: states to keep log-probabilities of. Path minima are looked for if one of them is asked for.
+        sets: of the draw, that log-probabilities are wanted on.
     """
     select = any(name.startswith("path_minimum") for name in checkpoints)
     examples = max((len(job.points) + len(job.draw.validation) for job in jobs), default=1)
     groups = replica_plan(network(protocol, cell, [0]), max(len(jobs), 1), examples).groups
     found: list[Trained] = []
     for group in groups:
-        found.extend(_train_group(protocol, cell, [jobs[i] for i in group], checkpoints, select, dtype))
+        found.extend(_train_group(protocol, cell, [jobs[i] for i in group], checkpoints, select, dtype, sets))
     return found
 
 
 def _train_group(
-    protocol: Protocol, cell: Cell, jobs: Sequence[Job], checkpoints: Sequence[str], select: bool, dtype: torch.dtype
+    protocol: Protocol,
+    cell: Cell,
+    jobs: Sequence[Job],
+    checkpoints: Sequence[str],
+    select: bool,
+    dtype: torch.dtype,
+    sets: Sequence[str],
 ) -> list[Trained]:
     seeds = [job.seed for job in jobs]
     source, share = _laid_out(jobs, dtype)
@@ -163,12 +173,15 @@ def _train_group(
             kept.metrics[checkpoint] = metrics
     for checkpoint in checkpoints:
         net = fitted.network(checkpoint)
-        sets = [
-            _log_probabilities(net, fitted.method, torch.stack([getattr(job.draw, name).x for job in jobs]).to(dtype))
-            for name in ("transfer", "validation", "fresh")
-        ]
+        tables = {
+            name: _log_probabilities(
+                net, fitted.method, torch.stack([getattr(job.draw, name).x for job in jobs]).to(dtype)
+            )
+            for name in sets
+        }
         for place, kept in enumerate(found):
-            kept.states[checkpoint] = State(fitted.epochs[checkpoint][place], *(rows[place] for rows in sets))
+            rows = {name: tables[name][place] if name in tables else torch.empty(0) for name in SETS}
+            kept.states[checkpoint] = State(fitted.epochs[checkpoint][place], **rows)
     return found
 
 

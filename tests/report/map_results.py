@@ -7,11 +7,17 @@ from typing import Any
 
 import numpy as np
 
+STATES = ("score/best_score", "last/last", "score/path_minimum_mse", "accuracy/best_accuracy")
 QUANTITIES = [
-    f"{role} {metric} {at}"
-    for role, metric in (("teacher", "fresh_mse"), ("teacher", "fresh_kl"), ("student", "fresh_accuracy"))
-    for at in ("score/best_score", "score/last", "score/path_minimum_mse", "accuracy/best_accuracy")
-    if role == "teacher" or "path" not in at
+    f"{role} {metric} {at.replace('_mse', '_kl') if metric == 'fresh_kl' else at}"
+    for role, metric in (
+        ("teacher", "fresh_mse"),
+        ("teacher", "fresh_kl"),
+        ("teacher", "transfer_mse"),
+        ("student", "fresh_accuracy"),
+        ("student", "fresh_mse"),
+    )
+    for at in STATES
 ]
 
 
@@ -52,18 +58,21 @@ def made_up(seed: int = 0, **changes: Any) -> dict[str, Any]:
         seen = abs(mean) > half
         summary.append(
             {"cell": cell, "quantity": quantity, "mean": mean, "low": mean - half, "high": mean + half, "sd": 0.004}
-            | {"n": 8, "p": 0.01, "p_holm": 0.02 if seen else 0.4, "ce": 0.09, "mse": 0.09 + mean}
+            | {"n": 8, "lost": 0, "p": 0.01, "p_holm": 0.02 if seen else 0.4, "ce": 0.09, "mse": 0.09 + mean}
             | {"verdict": f"{better} closer" if seen else "no difference seen"}
         )
     arms = {"ce_t_nll": "CE + T (NLL)", "ensemble": "5 CE teachers, averaged", "bayes": "p* itself"}
     controls = [
-        {"cell": "base", "arm": arm, "label": label, "teacher_checkpoint": at, "role": role, "metric": metric}
-        | {"against": "ce", "mean": -0.003, "low": -0.004, "high": -0.001, "n": 8, "p": 0.001}
+        {"arm": arm, "label": label, "teacher_checkpoint": at, "role": role, "metric": metric}
+        | {"against": "ce", "mean": -0.003, "low": -0.004, "high": -0.001, "n": 8, "lost": 0, "p": 0.001}
+        | {"cell": cell, "p_holm": 0.003 if arm == "ensemble" else 0.2}
+        for cell in ("base", "binary")
         for arm, label in arms.items()
         for at in ("best_score", "last")
-        for role, metric in (("teacher", "fresh_mse"), ("student", "fresh_accuracy"))
+        for role, metric in (("teacher", "fresh_mse"), ("teacher", "transfer_mse"), ("student", "fresh_accuracy"))
     ]
     rates = [0.001, 0.01, 0.1]
+    figures = {"base": "map-controls", "binary": "map-controls-binary"}
     results: dict[str, Any] = {
         "kind": "when-mse-wins",
         "title": "The map",
@@ -71,7 +80,10 @@ def made_up(seed: int = 0, **changes: Any) -> dict[str, Any]:
         "notes": ["made up"],
         "seconds": 1.0,
         "spec": {"seed": seed},
-        "cells": [{"name": cell, "factors": {}, "draws": 8, "controls": cell == "base"} for cell in cells],
+        "cells": [
+            {"name": cell, "factors": {}, "draws": 8, "controls": cell in figures, "controls_figure": figures.get(cell)}
+            for cell in cells
+        ],
         "lines": lines,
         "pairs": [pair],
         "settings": [setting],
@@ -82,8 +94,19 @@ def made_up(seed: int = 0, **changes: Any) -> dict[str, Any]:
         "controls": controls,
         "rates": [
             {"cell": "base", "role": "teacher", "arm": arm, "tuned_by": by, "rate": 0.01, "edge": False, "score": 1.0}
+            | {"stderr": 0.02, "draws": 3, "tried": 3, "within_one_stderr": 1, "below": None}
+            | {"above": {"rate": 0.1, "difference": 0.04, "stderr": 0.03}}
             for arm in ("ce", "mse")
-            for by in ("score", "accuracy")
+            for by in ("score", "last", "accuracy")
+        ],
+        "student_rates": [
+            {"cell": "base", "rate": rate, "tuned": rate == 0.01, "n": 8, "mean": 0.002, "low": -0.001, "high": 0.005}
+            for rate in rates
+        ],
+        "best_epochs": [
+            {"cell": "base", "arm": arm, "epochs": 30, "median": 12.5, "low": 9, "high": 30, "n": 8, "at_end": 4}
+            | {"budget_limited": True}
+            for arm in ("ce", "mse")
         ],
         "sensitivity": [
             {"cell": "base", "arm": arm, "tuned_by": "score", "rate": rate, "mean": 1 + abs(np.log10(rate / 0.01)) / 9}
@@ -93,20 +116,29 @@ def made_up(seed: int = 0, **changes: Any) -> dict[str, Any]:
         "planner": {
             "power": 0.8,
             "level": 0.05,
+            "cells": 18,
+            "level_adjusted": 0.0028,
             "quantities": [
                 {
                     "quantity": QUANTITIES[0],
                     "label": "teacher's MSE",
-                    "effects": [{"effect": 0.001, "draws_median": 12, "draws_largest": 40}],
+                    "effects": [
+                        {"effect": 0.001, "draws_median": 12, "draws_largest": 40, "draws_median_adjusted": 21}
+                    ],
                 }
             ],
         },
         "reading": [
             {"topic": "teacher", "text": "At N = 500 the MSE teacher is closer by 0.004.", "figure": "map-lines"},
-            {"topic": "new topic", "text": "Nothing else.", "figure": ""},
+            {"topic": "new topic", "text": "Nothing else.", "figure": "table"},
         ],
         "predictions": [
-            {"id": "a", "statement": "CE is closer", "verdict": "holds", "numbers": "0.003 [0.001, 0.005]"}
+            {
+                "id": "a",
+                "statement": "CE is closer",
+                "verdict": "holds",
+                "parts": [{"what": "fresh MSE", "mean": 0.003, "low": 0.001, "high": 0.005, "verdict": "holds"}],
+            }
         ],
     }
     return results | changes

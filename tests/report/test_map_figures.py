@@ -16,7 +16,18 @@ from bcpd.report.figures import illustrations
 from bcpd.report.map_figures import BLUE, RED
 from bcpd.report.style import svg_bytes
 
-NAMES = ["map-lines", "map-students", "map-train-epochs", "map-settings", "map-controls", "map-rates"]
+NAMES = [
+    "map-lines",
+    "map-lines-kl",
+    "map-lines-transfer",
+    "map-students",
+    "map-students-mse",
+    "map-train-epochs",
+    "map-settings",
+    "map-controls",
+    "map-controls-binary",
+    "map-rates",
+]
 
 
 def figure_of(results: dict[str, Any], name: str) -> Any:
@@ -33,6 +44,7 @@ def with_difference(cell: str, quantity: str, mean: float, half: float) -> dict[
     return results
 
 
+@pytest.mark.slow
 def test_every_figure_is_there_and_drawn_twice_the_same() -> None:
     results = made_up()
     assert [item.name for item in illustrations(results)] == NAMES
@@ -91,6 +103,47 @@ def test_a_line_separates_the_fields_whose_signs_differ() -> None:
     assert edges == {((1.5, 1.5), (-0.5, 0.5)), ((1.5, 1.5), (0.5, 1.5))}
 
 
+def test_no_line_separates_two_fields_that_are_both_hatched() -> None:
+    quantity = "teacher fresh_mse score/best_score"
+    results = made_up()
+    for row in results["summary"]:
+        if row["quantity"] == quantity and row["cell"].startswith("train=") and "epochs" in row["cell"]:
+            sign = -1 if row["cell"].startswith("train=8000") else 1
+            half = 0.001 if row["cell"] == "train=8000, epochs=10" else 0.05
+            row.update(mean=0.01 * sign, low=0.01 * sign - half, high=0.01 * sign + half)
+    axes = figure_of(results, "map-train-epochs").axes[0]
+    edges = {(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axes.lines}
+    assert edges == {((1.5, 1.5), (-0.5, 0.5))}
+
+
+@pytest.mark.parametrize(("p", "filled"), [(0.01, True), (0.2, False)])
+def test_a_point_is_filled_where_the_difference_is_shown(p: float, filled: bool) -> None:
+    results = made_up()
+    for row in results["summary"]:
+        row["p_holm"] = p
+    for row in results["controls"]:
+        row["p_holm"] = p
+    drawn = {item.name: item.figure for item in illustrations(results)}
+    for name in ("map-lines", "map-lines-kl", "map-students-mse", "map-controls-binary"):
+        figure = drawn[name]
+        assert figure is not None
+        points = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+        assert points
+        assert all((to_hex(point.get_markerfacecolor()) != "#ffffff") == filled for point in points), name
+    fields = drawn["map-train-epochs"]
+    assert fields is not None
+    texts = [text.get_text() for text in fields.axes[0].texts]
+    assert any(text.endswith("*") for text in texts) == filled
+
+
+def test_a_kl_is_shown_at_the_minimum_of_its_own_path() -> None:
+    results = made_up()
+    rows = {(row["cell"], row["quantity"]): row for row in results["summary"]}
+    cells = results["lines"][0]["cells"]
+    expected = [rows[cell, "teacher fresh_kl score/path_minimum_kl"]["mean"] for cell in cells]
+    assert any(list(line.get_ydata()) == expected for line in figure_of(results, "map-lines-kl").axes[0].lines)
+
+
 def test_points_stand_at_the_stored_means() -> None:
     results = made_up()
     axes = figure_of(results, "map-lines").axes[0]
@@ -100,12 +153,14 @@ def test_points_stand_at_the_stored_means() -> None:
     assert any(list(line.get_ydata()) == expected for line in axes.lines)
 
 
+@pytest.mark.slow
 def test_what_was_not_run_is_said_and_missing_numbers_do_not_break_a_figure() -> None:
     results = made_up(settings=[], controls=[])
     missing = {item.name: item.missing for item in illustrations(results) if item.figure is None}
     assert missing == {
         "map-settings": "the results hold no further setting",
         "map-controls": "the results hold no control arm against CE",
+        "map-controls-binary": "the results hold no control arm against CE",
     }
     results = made_up()
     for row in results["summary"]:
@@ -116,10 +171,15 @@ def test_what_was_not_run_is_said_and_missing_numbers_do_not_break_a_figure() ->
         svg_bytes(item.figure)
 
 
+@pytest.mark.slow
 def test_the_page_has_the_reading_with_its_figures_and_the_planner() -> None:
     page = build_report([made_up()])
     assert "At N = 500 the MSE teacher is closer by 0.004. (figure map-lines)" in page
     assert "Is the MSE teacher closer to p*?" in page
     assert "New topic" in page
+    assert "Nothing else. (table)" in page
+    assert "limited by the budget" in page
+    assert "0.1: 0.0400 (0.0300)" in page
+    assert "at the median, level 0.05 / 18 cells" in page
     assert "Draws needed to see an effect (power 0.8, level 0.05, paired t)" in page
     assert page.count("<figure") == len(NAMES)
