@@ -198,14 +198,20 @@ def partial_spearman(
 
     Within each unit the ranks of x and y are regressed on the ranks of ``given`` (with an intercept) and the residuals
     correlated; with one conditioning variable z that is
-    :math:`(r_{xy} - r_{xz} r_{yz}) / \sqrt{(1 - r_{xz}^2)(1 - r_{yz}^2)}` of Spearman's r. The mean over units has a
-    Student-t interval: pairs within a unit share its luck, so units are what counts.
+    :math:`(r_{xy} - r_{xz} r_{yz}) / \sqrt{(1 - r_{xz}^2)(1 - r_{yz}^2)}` of Spearman's r. Pairs within a unit share
+    its luck, so units are what counts: the mean over them and its Student-t interval are taken of Fisher's
+    :math:`z = \operatorname{artanh} r` and taken back by tanh, so that they stay in [-1, 1]. An r of +-1 has no
+    finite z: no unit counts for more than :math:`1 - 6 / (n (n^2 - 1))`, half the smallest step of Spearman's r of n
+    pairs below 1. Where every unit has the same r, that is the mean and the interval.
 
     Args:
         x, y: ``(n,)`` each, paired.
         given: ``(n,)``, or ``(n, m)`` for m conditioning variables; with m = 0 it is Spearman's correlation itself.
         units: ``(n,)`` labels of the unit (data draw) that each pair belongs to.
         confidence: two-sided, in (0, 1).
+    Returns:
+        with ``stderr`` that of the mean on the scale of r, :math:`(1 - \bar r^2)` times that of z; of one unit the
+        interval is [-1, 1].
     Raises:
         ValueError: lengths that differ, a unit with fewer than m + 3 pairs, or one in which x or y is a function of
             the ranks of ``given`` (or constant), so that nothing is left to correlate.
@@ -221,7 +227,7 @@ def partial_spearman(
         )
     if not np.isfinite(conditions).all():
         raise ValueError("given must be finite, received nan or inf")
-    found = []
+    found, largest = [], []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         if len(rows) < conditions.shape[1] + 3:
@@ -239,7 +245,22 @@ def partial_spearman(
                 f"are taken out"
             )
         found.append(float(residual[:, 0] @ residual[:, 1] / scale.prod()))
-    return mean_interval(found, confidence)
+        largest.append(1 - 6 / (len(rows) * (len(rows) ** 2 - 1)))
+    return _fisher_interval(found, largest, confidence)
+
+
+def _fisher_interval(correlations: list[float], largest: list[float], confidence: float) -> Interval:
+    """Mean of correlations over units by Fisher's z; ``largest`` is what +-1 counts as."""
+    _check_fraction(confidence, "confidence")
+    n, first = len(correlations), max(-1.0, min(1.0, correlations[0]))
+    if n == 1:
+        return Interval(first, -1.0, 1.0, math.nan, 1)
+    if max(correlations) - min(correlations) < 1e-12:
+        return Interval(first, first, first, 0.0, n)
+    z = [math.atanh(max(-most, min(most, r))) for r, most in zip(correlations, largest, strict=True)]
+    found = mean_interval(z, confidence)
+    mean = math.tanh(found.mean)
+    return Interval(mean, math.tanh(found.low), math.tanh(found.high), (1 - mean**2) * found.stderr, n)
 
 
 def holm(p_values: ArrayLike) -> list[float]:

@@ -284,7 +284,7 @@ def test_a_study_runs_at_smoke_scale(study: str, tmp_path: Path, capsys: pytest.
     assert cli.main(["run", study, "--out", str(tmp_path)]) == 0
     again = json.loads((tmp_path / "results.json").read_text())
     assert {**json.loads(first), "seconds": 0} == {**again, "seconds": 0}
-    assert "Predictions registered before the run" in capsys.readouterr().out
+    assert "Predictions registered before the laptop run" in capsys.readouterr().out
 
 
 def test_draws_are_planned_from_a_spread(capsys: pytest.CaptureFixture[str]) -> None:

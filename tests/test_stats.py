@@ -173,12 +173,33 @@ def _given(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
 def test_partial_spearman_is_the_textbook_formula_within_units(units: int, pairs: int, seed: int) -> None:
     x, y, z, unit = _draws(units, pairs, seed)
     by_unit = [np.flatnonzero(unit == u) for u in range(units)]
-    found = partial_spearman(x, y, z, units=unit)
-    assert found.mean == pytest.approx(np.mean([_given(x[rows], y[rows], z[rows]) for rows in by_unit]), abs=1e-9)
-    expected = mean_interval([_given(x[rows], y[rows], z[rows]) for rows in by_unit])
-    assert (found.low, found.high, found.n) == pytest.approx((expected.low, expected.high, units), abs=1e-9)
-    plain = partial_spearman(x, y, np.empty((len(x), 0)), units=unit)
-    assert plain.mean == pytest.approx(np.mean([_rho(x[rows], y[rows]) for rows in by_unit]), abs=1e-9)
+    for given_z, r in (
+        (z, [_given(x[rows], y[rows], z[rows]) for rows in by_unit]),
+        (np.empty((len(x), 0)), [_rho(x[rows], y[rows]) for rows in by_unit]),
+    ):
+        found = partial_spearman(x, y, given_z, units=unit)
+        expected = mean_interval(np.arctanh(r))
+        on_r = np.tanh([expected.mean, expected.low, expected.high])
+        assert (found.mean, found.low, found.high) == pytest.approx(tuple(on_r), abs=1e-9)
+        assert found.n == units
+
+
+def test_intervals_of_rank_correlations_stay_inside_their_range() -> None:
+    """A t interval of the plain r does not: two units at 1 and one below give one that ends above 1."""
+    order, unit = np.arange(30.0), np.repeat([0, 1, 2], 10)
+    y = order.copy()
+    y[20:] = y[[20, 23, 22, 21, 27, 25, 29, 24, 28, 26]]
+    found = partial_spearman(order, y, np.empty((30, 0)), units=unit)
+    assert -1 <= found.low < found.mean < found.high <= 1
+    rs = [_rho(order[unit == u], y[unit == u]) for u in range(3)]
+    assert rs[:2] == pytest.approx([1.0, 1.0])
+    assert mean_interval(rs).high > 1
+    most = 1 - 6 / (10 * 99)  # half a step below the exchange of two neighbours
+    assert found.mean == pytest.approx(math.tanh((2 * math.atanh(most) + math.atanh(rs[2])) / 3))
+    same = partial_spearman(order, -order, np.empty((30, 0)), units=unit)
+    assert (same.mean, same.low, same.high, same.stderr) == pytest.approx((-1, -1, -1, 0))
+    one = partial_spearman(order, y, np.empty((30, 0)), units=np.zeros(30))
+    assert (one.low, one.high, one.n) == (-1, 1, 1)
 
 
 @checked

@@ -1,7 +1,8 @@
 """Figure 1: the student's accuracy against its targets' distance to p*, as released and with the distances told apart.
 
-Every mark is drawn from rows of the stored table and carries their ids: in the SVG, the element ``rows-12-340`` shows
-the mean of the rows 12 and 340.
+Every mark carries what it is drawn from: in the SVG, the element ``rows-12-340`` shows the mean of the rows 12 and 340
+of the stored table, ``teachers-3-4`` the stored teachers 3 and 4, ``correlation-7`` the stored correlation 7 (counted
+from 0).
 """
 
 from __future__ import annotations
@@ -56,12 +57,20 @@ TEACHER_STYLES: Mapping[str, ArmStyle] = {
     "mse": arm_style("mse"),
     "mse, rate of ce": {"color": "#e9a06a", "marker": "v"},
     "mse_mean": {"color": "#f3cdb0", "marker": "^"},
+    "ce, rate for last": {"color": "#7fb8dc", "marker": "*"},
+    "mse, rate for last": {"color": "#7a2e00", "marker": "p"},
+    "mse, rate for last of ce": {"color": "#b5651d", "marker": "<"},
+    "mse_mean, rate for last of ce": {"color": "#c9a98c", "marker": ">"},
 }
 TEACHER_NAMES: Mapping[str, str] = {
     "ce": "CE teacher",
     "mse": "MSE teacher",
     "mse, rate of ce": "MSE teacher, CE's rate",
     "mse_mean": "MSE / K teacher, CE's rate",
+    "ce, rate for last": "CE teacher, rate for the last epoch",
+    "mse, rate for last": "MSE teacher, rate for the last epoch",
+    "mse, rate for last of ce": "MSE teacher, CE's rate for the last epoch",
+    "mse_mean, rate for last of ce": "MSE / K teacher, CE's rate for the last epoch",
 }
 RELEASED_AXES = (
     ("mse", "MSE to p*", "true MSE: sum over classes, mean over x"),
@@ -91,49 +100,132 @@ def prediction_rows(results: Row) -> list[tuple[str, ...]]:
     for entry in results["predictions"]:
         part = _deciding(entry)
         cells = ("–", "–", "–") if part is None else _part_cells(part)
-        lines.append((entry["id"], entry["statement"], entry["verdict"], *cells, entry.get("verdict_last", "–")))
+        verdict = "identity: " * bool(entry.get("identity")) + entry["verdict"]
+        lines.append((entry["id"], entry["statement"], verdict, *cells, entry.get("verdict_last", "–")))
     return lines
 
 
 def _part_cells(part: Row) -> tuple[str, str, str]:
     """What was compared, its mean with interval, and the bound."""
-    mean, low, high = (as_float(part[name]) for name in ("mean", "low", "high"))
     side = {"above": "> ", "below": "< ", "within": "\N{PLUS-MINUS SIGN}"}.get(part.get("side", ""), "")
-    found = number(mean) if low == high else interval(mean, low, high)
-    return str(part["what"]), found, f"{side}{part['bound']:g}"
+    return str(part["what"]), _interval(part), f"{side}{part['bound']:g}"
+
+
+def _interval(entry: Row) -> str:
+    mean, low, high = (as_float(entry[name]) for name in ("mean", "low", "high"))
+    return number(mean) if low == high else interval(mean, low, high)
+
+
+def _remark(part: Row) -> str:
+    """What else is to be known of a part: other rates, lost draws, whether it counts."""
+    said = [f"at rate {entry['rate']:g}: {_interval(entry)}" for entry in part.get("other_rates", ())]
+    if said:
+        said.insert(0, f"tuned rate {part['rate']:g}")
+    if part.get("identity"):
+        said.append("an identity")
+    if not part.get("registered", True):
+        said.append("not registered")
+    if part.get("reason"):
+        said.append(str(part["reason"]))
+    elif part.get("lost"):
+        said.append(f"{part['lost']} lost to divergence")
+    return "; ".join(said)
 
 
 def figure1_tables(results: Row) -> list[Table]:
-    """The predictions, every part of them, and the rank correlations, as tables of text.
+    """The predictions, every part of them, rates, teachers and the rank correlations, as tables of text.
 
     Args:
         results: of kind ``figure1``.
     """
     head, *lines = prediction_rows(results)
     parts = [
-        (entry["id"], *_part_cells(part), part["verdict"])
+        (entry["id"], *_part_cells(part), part["verdict"], _remark(part))
         for entry in results["predictions"]
         for part in entry["parts"]
     ]
     correlations = []
     for entry in results["correlations"]:
         given = f"{entry['distance'].upper()}" + (f" given {entry['given'].upper()}" if entry["given"] else "")
-        found = interval(*(as_float(entry[k]) for k in ("mean", "low", "high"))) if "mean" in entry else entry["reason"]
+        found = _interval(entry) if "mean" in entry else entry["reason"]
         outcome = "best score" if entry["outcome"] == "best_score" else "last epoch"
         correlations.append((entry["set"].replace("_", " "), outcome, given, found, str(entry.get("targets", "–"))))
     return [
-        Table("Predictions registered before the run", "", head, tuple(lines)),
+        Table(_title(results), "", head, tuple(lines)),
         Table(
-            "Every part of the predictions", "", ("", "part", "mean", "bound", "verdict"), tuple(parts), default=False
+            "Every part of the predictions",
+            "",
+            ("", "part", "mean", "bound", "verdict", "remarks"),
+            tuple(parts),
+            default=False,
         ),
         Table(
-            "Rank correlation with the student's accuracy, mean over draws of the correlation within a draw",
+            "MSE teacher minus CE teacher: distance to p* on fresh points, paired over draws",
+            "",
+            ("world", "network", "at", "rates tuned by", "CE's rate", "MSE's rate", "distance", "difference", "draws"),
+            tuple(_comparison(entry) for entry in results.get("comparisons", ())),
+            default=False,
+        ),
+        Table(
+            "Learning rates: the score of the neighbours on the grid minus that of the chosen rate, "
+            "mean \N{PLUS-MINUS SIGN} standard error, paired over tuning draws",
+            "",
+            ("arm", "rate", "score", "draws", "neighbours", "on the edge of the grid"),
+            tuple(_rate(entry) for entry in results.get("rates", ())),
+            default=False,
+        ),
+        Table(
+            "Rank correlation with the student's accuracy within a draw, mean over draws by Fisher's z; plain values "
+            "reflect the levels that were chosen",
             "",
             ("targets", "students at", "distance", "Spearman", "targets a draw"),
             tuple(correlations),
             default=False,
         ),
     ]
+
+
+def _title(results: Row) -> str:
+    title = "Predictions registered before the laptop run, after pilots and smoke runs"
+    tally = results.get("tally")
+    if not tally:
+        return title
+    counts = ", ".join(f"{tally[kind]} {word}" for kind, word in _COUNTED.items())
+    identities = "".join(f"; ({id}) is an identity and not counted" for id in tally["identities"])
+    return f"{title}: of {tally['predictions']}, {counts}{identities}"
+
+
+_COUNTED = {"holds": "held", "fails": "failed", "undecided": "undecided"}
+
+
+def _comparison(entry: Row) -> tuple[str, ...]:
+    lost = f", {entry['lost']} lost" if entry["lost"] else ""
+    rates = (f"{entry['rates'][loss]:g}" for loss in ("ce", "mse"))
+    return (
+        entry["world"],
+        entry["net"],
+        entry["checkpoint"].replace("_", " "),
+        entry["rates_tuned_by"],
+        *rates,
+        entry["distance"].upper(),
+        _interval(entry),
+        f"{entry['n']}{lost}",
+    )
+
+
+def _rate(entry: Row) -> tuple[str, ...]:
+    close = "; ".join(
+        f"{other['rate']:g}: {number(other['mean'])} \N{PLUS-MINUS SIGN} {number(other['stderr'])}"
+        for other in entry["neighbours"]
+    )
+    return (
+        entry["arm"],
+        f"{entry['rate']:g}",
+        f"{entry['score']} {number(entry['mean'])}",
+        str(entry["draws"]),
+        close,
+        "yes" if entry["edge"] else "",
+    )
 
 
 def _deciding(entry: Row) -> Row | None:
@@ -192,6 +284,9 @@ def _released_panel(axes: Axes, rows: Sequence[Row], column: str) -> None:
             hollow = {**arm_style(loss), "facecolor": "none"}
             _scatter(axes, own, "released_reverse_ce", y, hollow, f"{name}, where released", 26)
         _scatter(axes, own, column, y, arm_style(loss), name, 26)
+    lost = sum(not math.isfinite(as_float(row[y])) for row in rows)
+    if lost:
+        axes.text(0.97, 0.88, f"{lost} lost to divergence", transform=axes.transAxes, ha="right", va="top", fontsize=8)
     rho = _rank_correlation(grey, column, y)
     if math.isfinite(rho):
         axes.text(0.97, 0.96, f"grey: Spearman {rho:+.3f}", transform=axes.transAxes, ha="right", va="top", fontsize=8)
@@ -236,7 +331,8 @@ def separating_figure(results: Row) -> Figure:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, distance, label in zip(panels, ("mse", "kl"), ("MSE to p*", "KL to p* (nats)"), strict=True):
             for family, style in FAMILY_STYLES.items():
-                _line(axes, _targets(rows, family, ("matched", "goal")), distance, style, family_name(family), 1.0)
+                targets = _targets(rows, family, ("matched", "goal"))
+                _line(axes, targets, distance, style, family_name(family), 1.0)
             for arm, style in TEACHER_STYLES.items():
                 _line(axes, _targets(rows, arm, ("checkpoint",)), distance, style, family_name(arm), 1.6, "--")
             axes.axhline(0, color=arm_style("bayes")["color"], linewidth=1.2, zorder=0)
@@ -249,7 +345,25 @@ def separating_figure(results: Row) -> Figure:
         panels[0].set_ylabel("accuracy minus that of the student of p* (points)")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", fontsize=8.5)
+        lost = _lost(rows)
+        if lost:
+            said = f"Hollow: draws were lost to divergence. {lost}."
+            figure.supxlabel(said, fontsize=8.5, color="#555555", x=0.01, ha="left")
     return figure
+
+
+def _lost(rows: Sequence[Row]) -> str:
+    """Targets with lost draws, and how many: ``leak 2 of 48``."""
+    counts = []
+    for family, keys in (
+        *((name, ("matched", "goal")) for name in FAMILY_STYLES),
+        *((name, ("checkpoint",)) for name in TEACHER_STYLES),
+    ):
+        targets = _targets(rows, family, keys)
+        lost, draws = sum(target["lost"] for target in targets), sum(target["draws"] for target in targets)
+        if lost:
+            counts.append(f"{family_name(family)} {lost} of {draws}")
+    return ", ".join(counts)
 
 
 def _plain_logarithms(axis: Axis) -> None:
@@ -260,28 +374,32 @@ def _plain_logarithms(axis: Axis) -> None:
 
 
 def _targets(rows: Sequence[Row], family: str, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Every target of a family: mean distances, and by draw the accuracy gained on the student of p*."""
-    exact = _by_draw([row for row in rows if row["family"] == "bayes"])
+    """Every target of a family: mean distances, the accuracy gained on the student of p*, and how many draws were lost.
+
+    A student is paired with the student of p* of the same draw and seed.
+    """
+    exact = {(row["draw"], row["seed"]): as_float(row[ACCURACY]) for row in rows if row["family"] == "bayes"}
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row["family"] == family:
             groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     found = []
     for own in groups.values():
-        gains = [
-            100 * (value - exact[draw]) for draw, value in _by_draw(own).items() if math.isfinite(value - exact[draw])
-        ]
-        if len(gains) > 1:
-            distances = {name: sum(as_float(row[name]) for row in own) / len(own) for name in ("mse", "kl")}
-            found.append({**distances, "gain": mean_interval(gains), "ids": [row["id"] for row in own]})
+        by_draw: dict[int, list[float]] = {}
+        for row in own:
+            by_draw.setdefault(row["draw"], []).append(as_float(row[ACCURACY]) - exact[row["draw"], row["seed"]])
+        gains = [100 * sum(values) / len(values) for values in by_draw.values()]
+        kept = [gain for gain in gains if math.isfinite(gain)]
+        found.append(
+            {
+                **{name: sum(as_float(row[name]) for row in own) / len(own) for name in ("mse", "kl")},
+                "gain": mean_interval(kept) if len(kept) > 1 else None,
+                "ids": [row["id"] for row in own],
+                "lost": len(gains) - len(kept),
+                "draws": len(gains),
+            }
+        )
     return found
-
-
-def _by_draw(rows: Sequence[Row]) -> dict[int, float]:
-    found: dict[int, list[float]] = {}
-    for row in rows:
-        found.setdefault(row["draw"], []).append(as_float(row[ACCURACY]))
-    return {draw: sum(values) / len(values) for draw, values in found.items()}
 
 
 def _line(
@@ -293,7 +411,10 @@ def _line(
     width: float,
     line: str = "-",
 ) -> None:
-    ordered = sorted((t for t in targets if math.isfinite(t[distance])), key=lambda target: float(target[distance]))
+    there = [target for target in targets if target["gain"] is not None and math.isfinite(target[distance])]
+    if not there:
+        return
+    ordered = sorted(there, key=lambda target: float(target[distance]))
     x, y = [t[distance] for t in ordered], [t["gain"].mean for t in ordered]
     axes.plot(x, y, line, color=style["color"], linewidth=width)
     axes.plot([], [], line, color=style["color"], linewidth=width, label=label, marker=style["marker"], markersize=5)
@@ -306,8 +427,9 @@ def _line(
             color=style["color"],
             marker=style["marker"],
             markersize=5.5,
-            mew=0.4,
-            mec="w",
+            mfc="none" if target["lost"] else style["color"],
+            mec=style["color"] if target["lost"] else "w",
+            mew=1.0 if target["lost"] else 0.4,
         )[0]
         mark.set_gid(_gid(target["ids"]))
 
@@ -345,7 +467,9 @@ def matched_figure(results: Row) -> Figure:
                         transform=axes.get_yaxis_transform(),
                     )
                     continue
-                _mark(axes, there[family][ACCURACY], height, FAMILY_STYLES[family], there[family]["ids"], 100)
+                entry = there[family][ACCURACY]
+                _mark(axes, entry, height, FAMILY_STYLES[family], _gid(there[family]["ids"]), 100)
+                _say_lost(axes, entry, height)
             axes.axvline(0, color=arm_style("bayes")["color"], linewidth=1.2, zorder=0)
             axes.set_title(f"{distance.upper()} = {goal:g}", fontsize=9.5)
             axes.locator_params(axis="x", nbins=5)
@@ -378,14 +502,13 @@ def correlation_figure(results: Row) -> Figure:
         figure = new_figure(9.6, 0.44 * len(sets) + 1.6)
         panels = figure.subplots(1, 2, sharey=True)
         for axes, partial, title in zip(panels, (False, True), ("plain", "given the other distance"), strict=True):
-            for entry in entries:
-                if (entry["given"] is not None) != partial:
+            for place, entry in enumerate(results["correlations"]):
+                if entry["outcome"] != "best_score" or (entry["given"] is not None) != partial:
                     continue
                 height = sets.index(entry["set"]) + (-0.14 if entry["distance"] == "mse" else 0.14)
                 style = arm_style("mse" if entry["distance"] == "mse" else "ce")
                 if "mean" in entry:
-                    low, high = (max(-1.0, min(1.0, as_float(entry[end]))) for end in ("low", "high"))
-                    _mark(axes, {**entry, "low": low, "high": high}, height, style)
+                    _mark(axes, entry, height, style, f"correlation-{place}")
                 elif entry["distance"] == "mse":
                     axes.text(0, sets.index(entry["set"]), "not defined", fontsize=7.5, color="#888888", va="center")
             axes.axvline(0, color=INK, linewidth=1)
@@ -418,67 +541,76 @@ def teacher_figure(results: Row) -> Figure:
     if not teachers:
         raise ValueError("the results hold no teachers of the separating experiment")
     with styled():
-        figure = new_figure(11.4, 3.9)
+        figure = new_figure(11.8, 4.3)
         by_epoch, by_length, differences = figure.subplots(1, 3, width_ratios=(1, 1, 0.9))
         for arm, style in TEACHER_STYLES.items():
             own = [row for row in teachers if row["arm"] == arm]
             if not own:
                 continue
+            gid = _gid([row["id"] for row in own], "teachers")
             paths = [[as_float(value) for value in row["fresh_mse"]] for row in own]
             mse = band(by_epoch, list(zip(*paths, strict=True)), color=style["color"], label=family_name(arm))
+            by_epoch.get_lines()[-1].set_gid(gid)
             lengths = [[as_float(value) for value in row["label_probability"]] for row in own]
             length = [sum(values) / len(values) for values in zip(*lengths, strict=True)]
-            by_length.plot(length, mse, color=style["color"])
-            by_length.plot(length[-1:], mse[-1:], marker=style["marker"], color=style["color"], markersize=7, mec="w")
+            look = {"color": style["color"], "markevery": [-1], "marker": style["marker"]}
+            by_length.plot(length, mse, markersize=7, mec="w", gid=gid, **look)
         by_epoch.set(xlabel="epoch", ylabel="MSE to p*, fresh points", title="by epoch")
         by_length.set(xlabel="mean probability of the training label", title="by effective length")
-        _minimum_panel(differences, results["teachers"])
+        _difference_panel(differences, results.get("comparisons", ()))
         handles, labels = by_epoch.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8.5)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8.5)
     return figure
 
 
-def _minimum_panel(axes: Axes, teachers: Sequence[Row]) -> None:
-    """MSE teacher minus CE teacher at the path minimum, draw by draw, in every world."""
-    names = {
-        ("toy", "mlp"): "toy, perceptron",
-        ("contaminated", "linear"): "contaminated,\nlinear softmax",
-        ("contaminated", "mlp"): "contaminated,\nperceptron",
-    }
-    for height, (world, net) in enumerate(names):
-        own = {
-            (row["arm"], row["draw"]): as_float(row["path_minimum_mse"]["fresh_mse"])
-            for row in teachers
-            if (row["world"], row["net"]) == (world, net)
-        }
-        values = [own["mse", draw] - own["ce", draw] for arm, draw in own if arm == "ce" and ("mse", draw) in own]
-        if len(values) > 1 and all(map(math.isfinite, values)):
-            interval = mean_interval(values)
-            favoured = "ce" if interval.low > 0 else "mse" if interval.high < 0 else ""
-            style = arm_style(favoured) if favoured else {"color": "#8a8a8a", "marker": "D"}
-            entry = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-            _mark(axes, entry, height, style)
+COMPARED: Mapping[tuple[str, str, str, str], str] = {
+    ("toy", "mlp", "path minimum", "best score"): "toy, perceptron:\npath minimum",
+    ("contaminated", "linear", "path minimum", "best score"): "contaminated, linear\nsoftmax: path minimum",
+    ("contaminated", "mlp", "path minimum", "best score"): "contaminated, perceptron:\npath min. (not registered)",
+    ("toy", "mlp", "last", "best score"): "toy, last epoch,\nrates of the best score",
+    ("toy", "mlp", "last", "last epoch"): "toy, last epoch,\nrates tuned for it",
+}
+"""World, network, checkpoint and what tuned the rates: its line in the panel of differences."""
+
+
+def _difference_panel(axes: Axes, comparisons: Sequence[Row]) -> None:
+    """MSE teacher minus CE teacher in MSE to p*, draw by draw."""
+    for entry in comparisons:
+        key = (entry["world"], entry["net"], entry["checkpoint"], entry["rates_tuned_by"])
+        if key not in COMPARED or entry["distance"] != "mse" or entry["n"] < 2:
+            continue
+        favoured = "ce" if as_float(entry["low"]) > 0 else "mse" if as_float(entry["high"]) < 0 else ""
+        style = arm_style(favoured) if favoured and not entry["lost"] else {"color": "#8a8a8a", "marker": "D"}
+        height = list(COMPARED).index(key)
+        _mark(axes, entry, height, style, _gid(entry["ids"], "teachers"))
+        _say_lost(axes, entry, height)
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(names)), list(names.values()), fontsize=8.5)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(COMPARED)), list(COMPARED.values()), fontsize=8)
+    axes.set_ylim(len(COMPARED) - 0.4, -0.6)
     axes.locator_params(axis="x", nbins=4)
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="MSE to p*, MSE minus CE teacher", title="at the path minimum")
+    axes.set(xlabel="MSE to p*, MSE minus CE teacher", title="paired differences")
 
 
-def _mark(axes: Axes, entry: Row, height: float, style: ArmStyle, ids: Sequence[int] = (), scale: float = 1.0) -> None:
+def _mark(axes: Axes, entry: Row, height: float, style: ArmStyle, gid: str, scale: float = 1.0) -> None:
     mean, low, high = (scale * as_float(entry[name]) for name in ("mean", "low", "high"))
     if not math.isfinite(mean):
         return
     if math.isfinite(low) and math.isfinite(high):
         axes.plot([low, high], [height] * 2, color=style["color"], linewidth=1.6, solid_capstyle="butt")
-    mark = axes.plot([mean], [height], linestyle="none", markersize=6, mew=0.5, mec="white", **style)[0]
-    if ids:
-        mark.set_gid(_gid(ids))
+    axes.plot([mean], [height], linestyle="none", markersize=6, mew=0.5, mec="white", gid=gid, **style)
 
 
-def _gid(ids: Sequence[int]) -> str:
-    return "rows-" + "-".join(map(str, ids))
+def _say_lost(axes: Axes, entry: Row, height: float) -> None:
+    """How many draws a mark lost to divergence, at the right edge."""
+    if entry.get("lost"):
+        place = axes.get_yaxis_transform()
+        text = f"{entry['lost']} lost"
+        axes.text(0.99, height, text, fontsize=7.5, color="#888888", transform=place, ha="right", va="bottom")
+
+
+def _gid(ids: Sequence[int], kind: str = "rows") -> str:
+    return f"{kind}-" + "-".join(map(str, ids))
 
 
 FIGURES: tuple[tuple[str, str, str, Callable[[Row], Figure]], ...] = (
@@ -495,8 +627,8 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Row], Figure]], ...] = (
     (
         "figure1-separating",
         "Families of targets and real teachers, MSE and KL apart",
-        "Each mark is a target: mean over draws of the student's accuracy minus that of the student of p* in the "
-        "same draw (95 % t-interval; axis linear within 2 points, logarithmic beyond). If accuracy followed a "
+        "Each mark is a target: mean over draws of the student's accuracy minus that of the student of p* of the "
+        "same draw and seed (95 % t-interval; axis linear within 2 points, logarithmic beyond). If accuracy followed a "
         "distance, all lines would fall onto one curve over it. Dashed: real teachers, a mark a stopping time. "
         "Greys: unbiased noise; purples: noisy and biased; yellows: biased with the argmax kept; brown: class leak.",
         separating_figure,
@@ -513,7 +645,8 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Row], Figure]], ...] = (
         "figure1-correlations",
         "Which distance orders the students, given the other",
         "Spearman correlation of the student's accuracy with its targets' MSE (squares) and KL (circles) within a "
-        "draw, mean and 95 % t-interval over draws. Right: the part of it that the other distance does not explain; "
+        "draw, mean and 95 % interval over draws (Fisher's z). A matched distance counts as its goal. Plain values "
+        "reflect the levels that were chosen. Right: the part of it that the other distance does not explain; "
         "near 0, a distance adds nothing. Label mixtures alone leave nothing: there one distance is a function of "
         "the other.",
         correlation_figure,
@@ -523,8 +656,10 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Row], Figure]], ...] = (
         "Real teachers: stopping time and loss",
         "Left: at one learning rate, the loss with the smaller gradient is simply younger. Middle: against the mean "
         "probability given to the training label, a measure of how far training has come (markers: last epoch). "
-        "Right: paired difference at each path's minimum, chosen on one half of the held-out points and reported on "
-        "the other, each loss at its own rate; blue favours CE, vermilion MSE.",
+        "Right: paired differences, each loss at its own rate: at each path's minimum, chosen on one half of the "
+        "held-out points and reported on the other; and at the last epoch, at the rates tuned by the best score on the "
+        "path and at those tuned by the score at the last epoch. Blue favours CE, vermilion MSE, grey neither. Arms of "
+        "one loss and rate are one training and drawn once.",
         teacher_figure,
     ),
 )

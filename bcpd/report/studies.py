@@ -12,6 +12,7 @@ from bcpd.report.tables import Table
 
 __all__ = ["STUDIES", "findings"]
 
+REGISTERED = "Predictions registered before the laptop run (after pilots and smoke runs), and what came"
 TOPICS = {
     "advice": "When to train the teacher with MSE",
     "teacher": "Is the MSE teacher closer to p*?",
@@ -31,11 +32,16 @@ def _figure1(results: Mapping[str, Any]) -> dict[str, Any]:
         if world.get("refused")
     ]
     verdicts = [f"({entry['id']}) {entry['statement']} – {entry['verdict']}." for entry in results["predictions"]]
+    tally = results.get("tally")
+    if tally:
+        counted = ", ".join(f"{tally[verdict]} {verdict}" for verdict in ("holds", "fails", "undecided"))
+        identities = ", ".join(f"({name})" for name in tally["identities"]) or "none"
+        verdicts.append(f"In all {tally['predictions']} predictions: {counted}; identities, not counted: {identities}.")
     tables = figure1_tables(results)
     return {
         "title": results["title"],
         "question": results["question"],
-        "findings": [("Predictions registered before the run, and what came", verdicts)],
+        "findings": [(REGISTERED, verdicts)],
         "notes": [*refused, *(str(note) for note in results.get("notes") or [])],
         "tables": [table for table in tables if table.default],
         "further_tables": [table for table in tables if not table.default],
@@ -54,7 +60,7 @@ def _map(results: Mapping[str, Any]) -> dict[str, Any]:
         for entry in results.get("predictions") or []
     ]
     if predictions:
-        findings.append(("Predictions registered before the run, and what came", predictions))
+        findings.append((REGISTERED, predictions))
     headline, further = _map_tables(results)
     return {
         "title": results["title"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,9 +18,11 @@ from bcpd.runs import Trial, choose
 from bcpd.seeds import derive, generator
 from bcpd.targets import TARGETS, bias_and_variance, level_for, permuted
 from bcpd.theory.instruments.released import ce_of_grey_dots, ce_of_teachers, distance_of_set
-from bcpd.train import Fitted, Recipe, fit
+from bcpd.train import Recipe, fit
+from experiments.figure1.arms import BEST, LAST, trainings
 from experiments.figure1.spec import Figure1, chunks, short
 from experiments.figure1.training import (
+    Teachers,
     draw_of,
     fresh_distances,
     log_probabilities,
@@ -30,15 +33,20 @@ from experiments.figure1.training import (
     training_seed,
 )
 
-__all__ = ["NETS", "TEACHERS", "TUNED", "target_cells", "trials_of", "work"]
+__all__ = [
+    "NETS",
+    "RELEASED_RATE",
+    "TUNED",
+    "checked_cells",
+    "target_cells",
+    "trials_of",
+    "work",
+]
 
 RELEASED_RATE = 5e-4
 RELEASED_OUTCOMES = ("best_accuracy", "last")
 RELEASED_LOSSES = {"ce": "ce", "mse": "mse_mean"}
 """The release's MSE teacher is the mean over classes: one K-th of this project's ``mse``, at the same rate."""
-
-TEACHERS = {"ce": ("ce", "ce"), "mse": ("mse", "mse"), "mse, rate of ce": ("mse", "ce"), "mse_mean": ("mse_mean", "ce")}
-"""Arm -> (loss, whose tuned rate). ``mse_mean`` at K times the rate is ``mse`` at that rate, so it has no own arm."""
 
 NETS = ("linear", "mlp")
 """Of the contaminated world: a linear softmax cannot follow p* there, the perceptron can."""
@@ -77,7 +85,7 @@ def _grey(spec: Figure1, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]
     world, numbers = payload["world"], payload["numbers"]
     draw = draw_of(spec, world, "released", 0)
     stream = generator(spec.seed, "figure1", "mixing weights", world)
-    wide, narrow = spec.grey
+    wide, narrow = spec.released_counts(world)[0]
     levels = torch.cat([torch.rand(wide, generator=stream), torch.rand(narrow, generator=stream) / 2]).double().tolist()
     family = TARGETS["label_mixture"]
     rows = torch.stack([family(draw.log_bayes, draw.train.y, levels[number]) for number in numbers])
@@ -88,7 +96,7 @@ def _grey(spec: Figure1, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]
     for number, log_t, outcome in zip(numbers, rows, found, strict=True):
         squared_bias, variance = bias_and_variance(family, draw.log_bayes, levels[number])
         yield {
-            **row_of("released", world, 0, number, "label_mixture", level=levels[number]),
+            **row_of("released", world, 0, number, "label_mixture", level=levels[number], rate=RELEASED_RATE),
             **measures(draw.log_bayes, draw.train.y, log_t),
             "squared_bias": short(squared_bias),
             "variance": short(variance),
@@ -113,7 +121,7 @@ def _released_teachers(spec: Figure1, payload: Mapping[str, Any]) -> Iterator[di
     fresh = fresh_distances(fitted.network("last"), draws)
     for (loss, number), log_t, outcome, own in zip(arms, rows, found, fresh, strict=True):
         yield {
-            **row_of("released", world, 0, number, loss, epoch=spec.released_epochs),
+            **row_of("released", world, 0, number, loss, epoch=spec.released_epochs, rate=RELEASED_RATE),
             **measures(draw.log_bayes, draw.train.y, log_t),
             "fresh_mse": own["mse"],
             "fresh_kl": own["kl"],
@@ -131,17 +139,40 @@ def target_cells(spec: Figure1) -> list[tuple[str, str, float]]:
     return references + [(family, distance, goal) for distance, goal in goals for family in TARGETS]
 
 
+def checked_cells(spec: Figure1) -> list[tuple[str, str, float]]:
+    """The targets that predictions (d1) and (d2) compare: their students are trained at three rates."""
+    *_, largest = goals = sorted(spec.mse_goals)
+    smaller = [("label_mixture", "mse", goal) for goal in goals[-2:-1]]
+    kept = [(family, "mse", largest) for family in ("smoothing", "flatten")]
+    return [("bayes", "", 0.0), *smaller, *kept, *(("sharpen", "mse", goal) for goal in goals)]
+
+
 def _families(spec: Figure1, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Students of the families at their matched levels; goals out of reach are said, not trained."""
+    """Students of the families at their matched levels."""
+    cells = target_cells(spec)
+    wanted = [(cells[place // spec.seeds], place % spec.seeds, 0) for place in payload["cells"]]
+    yield from _students_of(spec, "separating", payload, wanted)
+
+
+def _rate_check(spec: Figure1, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The students that (d1) and (d2) compare, at a lower and a higher rate, with the first nested seed."""
+    wanted = [(cell, 0, step) for step in (-1, 1) for cell in checked_cells(spec)]
+    yield from _students_of(spec, "rate check", payload, wanted)
+
+
+def _students_of(
+    spec: Figure1, stage: str, payload: Mapping[str, Any], wanted: Sequence[tuple[tuple[str, str, float], int, int]]
+) -> Iterator[dict[str, Any]]:
+    """Students of (target, nested seed, step of the rate) on one draw; goals out of reach are said, not trained."""
     number = payload["draw"]
     draw = draw_of(spec, "toy", "separating", number)
     log_bayes, y = draw.log_bayes, draw.train.y
     noise = derive(spec.seed, "figure1", "target noise", number)
     made: list[tuple[dict[str, Any], Tensor]] = []
-    cells = target_cells(spec)
-    for place in payload["cells"]:
-        (family, distance, goal), seed = cells[place // spec.seeds], place % spec.seeds
-        row = row_of("separating", "toy", number, seed, family, matched=distance or None, goal=goal or None)
+    for (family, distance, goal), seed, step in wanted:
+        rate = short(payload["rates"]["student"] * spec.rate_factor**step)
+        further = {"matched": distance or None, "goal": goal or None, "rate": rate, "rate_step": step}
+        row = row_of(stage, "toy", number, seed, family, **further)
         if family == "bayes":
             log_t = log_bayes
         elif family == "one_hot":
@@ -160,7 +191,7 @@ def _families(spec: Figure1, payload: Mapping[str, Any]) -> Iterator[dict[str, A
     if made:
         seeds = [training_seed(spec, "families", number, row["seed"]) for row, _ in made]
         rows = torch.stack([log_t for _, log_t in made])
-        found = train_students(spec, [draw] * len(made), rows, seeds, payload["rates"]["student"], spec.epochs)
+        found = train_students(spec, [draw] * len(made), rows, seeds, [row["rate"] for row, _ in made], spec.epochs)
         for (row, _), outcome in zip(made, found, strict=True):
             yield {**row, **outcome}
 
@@ -175,58 +206,55 @@ def _level(spec: Figure1, number: int, family: str, distance: Any, goal: float) 
 
 
 def _teachers(spec: Figure1, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """CE and MSE teachers at several stopping times, and a student of each state."""
+    """CE and MSE teachers, and a student of their states at several stopping times."""
     numbers, rates = payload["draws"], payload["rates"]
-    arms = [(number, arm) for number in numbers for arm in TEACHERS]
-    draws = [draw_of(spec, "toy", "separating", number) for number, _ in arms]
-    x = torch.stack([draw.train.x for draw in draws])
-    states, fitted, lengths = train_teachers(
+    models = [(number, training) for number in numbers for training in trainings(spec, rates)]
+    draws = [draw_of(spec, "toy", "separating", number) for number, _ in models]
+    taught = train_teachers(
         spec,
         draws,
-        _held_out(spec, "toy", [number for number, _ in arms]),
-        [training_seed(spec, "teacher", number) for number, _ in arms],
-        [TEACHERS[arm][0] for _, arm in arms],
-        [rates[TEACHERS[arm][1]] for _, arm in arms],
-        x,
+        _held_out(spec, "toy", [number for number, _ in models]),
+        [training_seed(spec, "teacher", number) for number, _ in models],
+        [training.loss for _, training in models],
+        [training.rate for _, training in models],
+        spec.teacher_epochs,
     )
+    x = torch.stack([draw.train.x for draw in draws])
     common, _ = spec.world("toy").sample(2000, derive(spec.seed, "figure1", "common points"))
     p = spec.world("toy").posterior(common)
-    net = fitted.network("last")
-    for epoch, state in states.items():
-        net.load_state_dict(state)
+    net = taught.fitted.network("last")
+    for state, weights in taught.states.items():
+        net.load_state_dict(weights)
+        places = [place for place, (_, training) in enumerate(models) if state in training.taught]
         log_t = log_probabilities(net, x)
-        seeds = [training_seed(spec, "families", number, 0) for number, _ in arms]
-        found = [
-            outcome
-            for part in chunks(len(arms), spec.group)
-            for outcome in train_students(
-                spec,
-                [draws[i] for i in part],
-                log_t[part],
-                [seeds[i] for i in part],
-                rates["student"],
-                spec.epochs,
+        found: dict[int, dict[str, Any]] = {}
+        for part in chunks(len(places), spec.group):
+            own = [places[i] for i in part]
+            seeds = [training_seed(spec, "families", models[place][0], 0) for place in own]
+            outcomes = train_students(
+                spec, [draws[place] for place in own], log_t[own], seeds, rates["student"], spec.epochs
             )
-        ]
-        gap = log_probabilities(net, common.to(x.dtype).expand(len(arms), -1, -1)).exp() - p
+            found.update(zip(own, outcomes, strict=True))
+        gap = log_probabilities(net, common.to(x.dtype).expand(len(models), -1, -1)).exp() - p
         fresh = fresh_distances(net, draws)
-        for place, (number, arm) in enumerate(arms):
+        for place in places:
+            number, training = models[place]
             # the bias is what teachers of other draws share with this one: an unbiased product
-            others = [gap[i] for i, (n, a) in enumerate(arms) if a == arm and n != number]
-            squared_bias = (
-                (gap[place] * torch.stack(others).mean(0)).sum(-1).mean() if others else torch.tensor(torch.nan)
-            )
-            at = fitted.epochs["best_score"][place] if epoch == "best_score" else int(epoch)
+            others = [gap[i] for i, (n, other) in enumerate(models) if other == training and n != number]
+            bias = (gap[place] * torch.stack(others).mean(0)).sum(-1).mean() if others else torch.tensor(math.nan)
+            at = taught.fitted.epochs[BEST][place] if state == BEST else int(state)
+            further = {"epoch": at, "checkpoint": state, "rate": rates["student"], "rate_step": 0}
             yield {
-                **row_of("separating", "toy", number, 0, arm, epoch=at, checkpoint=epoch),
+                **row_of("separating", "toy", number, 0, training.name, **further),
                 **measures(draws[place].log_bayes, draws[place].train.y, log_t[place]),
-                "squared_bias": short(float(squared_bias)),
-                "variance": short(float(gap[place].square().sum(-1).mean() - squared_bias)),
+                "common_bias_over_draws": short(float(bias)),
+                "common_variance_over_draws": short(float(gap[place].square().sum(-1).mean() - bias)),
                 "fresh_mse": fresh[place]["mse"],
                 "fresh_kl": fresh[place]["kl"],
                 **found[place],
             }
-    yield from _paths(fitted, "toy", "mlp", arms, lengths)
+    named = [(number, training.name, training.rate) for number, training in models]
+    yield from _paths(taught, "toy", "mlp", named)
 
 
 def _held_out(spec: Figure1, world: str, numbers: Sequence[int], purpose: str = "separating") -> InMemory:
@@ -235,19 +263,23 @@ def _held_out(spec: Figure1, world: str, numbers: Sequence[int], purpose: str = 
 
 
 def _paths(
-    fitted: Fitted, world: str, net: str, arms: Sequence[tuple[int, str]], lengths: Sequence[Sequence[float]]
+    taught: Teachers, world: str, net: str, models: Sequence[tuple[int, str, float]]
 ) -> Iterator[dict[str, Any]]:
-    """A row for every teacher: its path, and its distances at every checkpoint."""
-    for place, (number, arm) in enumerate(arms):
+    """A row for every teacher: its path from epoch 1 on, the initial network, and the distances at every checkpoint."""
+    fitted = taught.fitted
+    for place, (number, arm, rate) in enumerate(models):
+        first, *lengths = (epoch[place] for epoch in taught.label_probability)
         yield {
             "role": "teacher",
             "world": world,
             "net": net,
             "draw": number,
             "arm": arm,
+            "rate": rate,
+            "initial": {**taught.initial[place], "label_probability": short(first)},
             "fresh_mse": [short(epoch["fresh_mse"][place]) for epoch in fitted.history],
             "fresh_kl": [short(epoch["fresh_kl"][place]) for epoch in fitted.history],
-            "label_probability": [short(epoch[place]) for epoch in lengths],
+            "label_probability": [short(length) for length in lengths],
             **{
                 checkpoint: {
                     "epoch": fitted.epochs[checkpoint][place],
@@ -261,20 +293,24 @@ def _paths(
 
 def _contaminated(spec: Figure1, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """CE and MSE teachers where a tenth of every class lies far out; linear (which cannot follow) and MLP."""
-    numbers, net = payload["draws"], payload["net"]
-    arms = [(number, arm) for number in numbers for arm in ("ce", "mse")]
-    draws = [draw_of(spec, "contaminated", "separating", number) for number, _ in arms]
-    _, fitted, lengths = train_teachers(
+    net = payload["net"]
+    models = [
+        (number, loss, payload["rates"][f"contaminated {net} {loss}"])
+        for number in payload["draws"]
+        for loss in ("ce", "mse")
+    ]
+    numbers = [number for number, _, _ in models]
+    taught = train_teachers(
         spec,
-        draws,
-        _held_out(spec, "contaminated", [number for number, _ in arms]),
-        [training_seed(spec, "contaminated", number) for number, _ in arms],
-        [arm for _, arm in arms],
-        [payload["rates"][f"contaminated {net} {arm}"] for _, arm in arms],
-        torch.stack([draw.train.x for draw in draws]),
+        [draw_of(spec, "contaminated", "separating", number) for number in numbers],
+        _held_out(spec, "contaminated", numbers),
+        [training_seed(spec, "contaminated", number) for number in numbers],
+        [loss for _, loss, _ in models],
+        [rate for _, _, rate in models],
+        spec.contaminated_epochs,
         _hidden(spec, net),
     )
-    yield from _paths(fitted, "contaminated", net, arms, lengths)
+    yield from _paths(taught, "contaminated", net, models)
 
 
 def _hidden(spec: Figure1, net: str) -> tuple[int, ...]:
@@ -287,14 +323,15 @@ TUNED = ("ce", "mse", "student", *(f"contaminated {net} {arm}" for net in NETS f
 
 
 def _tune(spec: Figure1, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every rate of the grid on the tuning draws, by the loss's own validation score at its best epoch.
+    """Every rate of the grid on the tuning draws: the loss's own validation score, at its best epoch and at the last.
 
-    The student's rate is chosen on label mixtures at the middle MSE goal: a rate chosen on the noiseless p* would be
-    too large for every noisy target.
+    The one rate of all students is chosen on label mixtures at the middle MSE goal, by the NLL of held-out labels. So
+    it is that family's rate: flattened rows have smaller gradients and sharpened rows larger ones, and each might want
+    another, which :func:`_rate_check` looks at.
     """
     arm: str = payload["arm"]
     world = "contaminated" if arm.startswith("contaminated") else "toy"
-    grid = [(rate, number) for rate in spec.rates for number in range(spec.tuning_draws)]
+    grid = [(rate, number) for rate in spec.grid(arm) for number in range(spec.tuning_draws)]
     draws = [draw_of(spec, world, "tuning", number) for _, number in grid]
     seeds = [training_seed(spec, "tuning", number) for _, number in grid]
     targets = None
@@ -311,24 +348,29 @@ def _tune(spec: Figure1, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]
         method = Supervised(arm.split()[-1])
     source, share = source_of(draws, seeds, targets)
     hidden = _hidden(spec, arm.split()[1]) if world == "contaminated" else spec.hidden
-    epochs = spec.epochs if arm == "student" else spec.teacher_epochs
+    epochs = spec.tuning_epochs(arm)
     recipe = Recipe(epochs, tuple(rate for rate, _ in grid), batch_size=spec.batch_size, validation=share)
     fitted = fit(network(spec, draws[0], seeds, hidden), source, method, recipe, seed=seeds)
-    for (rate, number), metrics in zip(grid, fitted.at("best_score"), strict=True):
-        score = short(metrics[f"validation_{method.score}"])
-        yield {"arm": arm, "learning_rate": rate, "draw": number, "score": score, "name": method.score}
+    name = f"validation_{method.score}"
+    for (rate, number), best, last in zip(grid, fitted.at(BEST), fitted.at(LAST), strict=True):
+        scores = {"score": short(best[name]), "score_last": short(last[name])}
+        yield {"arm": arm, "learning_rate": rate, "draw": number, **scores, "name": method.score}
 
 
 def trials_of(spec: Figure1, rows: Sequence[Mapping[str, Any]]) -> list[Trial]:
-    """The tuning's rows as trials; the best rate of each arm is marked."""
+    """The tuning's rows as trials; the best rate of each arm is marked.
+
+    ``ce, last`` and ``mse, last`` have the rate with the best score at the last epoch.
+    """
     trials = []
-    for arm in TUNED:
+    wanted = [(arm, arm, "score") for arm in TUNED] + [(f"{arm}, last", arm, "score_last") for arm in ("ce", "mse")]
+    for name, arm, column in wanted:
         own = [row for row in rows if row["arm"] == arm]
         role = "student" if arm == "student" else "teacher"
         tried = []
-        for rate in spec.rates:
-            scores = tuple(row["score"] for row in own if row["learning_rate"] == rate)
-            tried.append(Trial(arm, rate, 0.0, scores, own[0]["name"], role))
+        for rate in spec.grid(arm):
+            scores = tuple(row[column] for row in own if row["learning_rate"] == rate)
+            tried.append(Trial(name, rate, 0.0, scores, own[0]["name"], role))
         trials.extend(choose(tried)[1])
     return trials
 
@@ -338,13 +380,16 @@ _STAGES: Mapping[str, Callable[[Figure1, Mapping[str, Any]], Iterator[dict[str, 
     "grey": _grey,
     "released teachers": _released_teachers,
     "families": _families,
+    "rate check": _rate_check,
     "teachers": _teachers,
     "contaminated": _contaminated,
 }
 
 
 def row_of(stage: str, world: str, draw: int, seed: int, family: str, **further: Any) -> dict[str, Any]:
-    plain = {"matched": None, "goal": None, "level": None, "epoch": None, "checkpoint": None} | further
+    """What says which student it is; ``rate`` is the student's, ``rate_step`` how far from the tuned one."""
+    names = ("matched", "goal", "level", "epoch", "checkpoint", "rate", "rate_step")
+    plain = {**dict.fromkeys(names), **further}
     if isinstance(plain["level"], float):
         plain["level"] = short(plain["level"])
     return {"role": "student", "stage": stage, "world": world, "draw": draw, "seed": seed, "family": family, **plain}

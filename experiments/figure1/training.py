@@ -17,11 +17,12 @@ from bcpd.nets import Net, build
 from bcpd.seeds import derive
 from bcpd.tensors import log_softmax
 from bcpd.train import Fitted, Progress, Recipe, fit
-from bcpd.train.split import split
+from bcpd.train.split import halves, split
 from experiments.figure1.spec import Figure1, short
 
 __all__ = [
     "Draw",
+    "Teachers",
     "draw_of",
     "fresh_distances",
     "log_probabilities",
@@ -127,13 +128,14 @@ def train_students(
     draws: Sequence[Draw],
     log_targets: Tensor,
     seeds: Sequence[int],
-    rate: float,
+    rate: float | Sequence[float],
     epochs: int,
     checkpoints: Sequence[str] = OUTCOMES,
 ) -> list[dict[str, Any]]:
-    """Train a student on each table of rows ``(R, n, K)``; its outcomes on the draw's test points."""
+    """Train a student on each table of rows ``(R, n, K)``, at one rate or each at its own; outcomes on test points."""
     source, share = source_of(draws, seeds, log_targets.exp().to(draws[0].train.dtype))
-    recipe = Recipe(epochs=epochs, learning_rate=rate, batch_size=spec.batch_size, validation=share)
+    rates = rate if isinstance(rate, float) else tuple(rate)
+    recipe = Recipe(epochs=epochs, learning_rate=rates, batch_size=spec.batch_size, validation=share)
     fitted = fit(network(spec, draws[0], seeds), source, Supervised("ce", target="given"), recipe, seed=list(seeds))
     return outcomes_of(fitted, draws, checkpoints)
 
@@ -174,6 +176,23 @@ def outcomes_of(fitted: Fitted, draws: Sequence[Draw], checkpoints: Sequence[str
     return rows
 
 
+@dataclass(frozen=True)
+class Teachers:
+    """Teachers that were trained side by side.
+
+    Attributes:
+        fitted: the training.
+        states: by epoch of ``spec.snapshots``, and at ``best_score``.
+        label_probability: mean probability of the training labels, by epoch and replica; the first is epoch 0.
+        initial: distances to p* of the initial networks on the fresh half of the held-out points.
+    """
+
+    fitted: Fitted
+    states: dict[str, dict[str, Tensor]]
+    label_probability: list[list[float]]
+    initial: list[dict[str, float]]
+
+
 def train_teachers(
     spec: Figure1,
     draws: Sequence[Draw],
@@ -181,29 +200,44 @@ def train_teachers(
     seeds: Sequence[int],
     losses: Sequence[str],
     rates: Sequence[float],
-    x: Tensor,
+    epochs: int,
     hidden: Sequence[int] | None = None,
-) -> tuple[dict[str, dict[str, Tensor]], Fitted, list[list[float]]]:
-    """Teachers side by side: states by epoch, the fit, and after every epoch the mean probability of their labels."""
+) -> Teachers:
+    """Teachers side by side: a draw, seed, loss and rate each."""
     source, share = source_of(draws, seeds)
     net = network(spec, draws[0], seeds, hidden)
+    x = torch.stack([draw.train.x for draw in draws])
     y = torch.stack([draw.train.y for draw in draws]).unsqueeze(-1)
     states: dict[str, dict[str, Tensor]] = {}
-    lengths: list[list[float]] = []
+
+    def label_probability() -> list[float]:
+        return [float(value) for value in log_probabilities(net, x).exp().gather(-1, y).mean((1, 2))]
 
     def look(state: Progress) -> None:
-        lengths.append(log_probabilities(net, x).exp().gather(-1, y).mean((1, 2)).tolist())
+        lengths.append(label_probability())
         if state.epoch in spec.snapshots:
             states[str(state.epoch)] = {key: value.detach().clone() for key, value in net.state_dict().items()}
 
+    lengths = [label_probability()]
+    initial = _fresh_half(net, held_out)
     fitted = fit(
         net,
         source,
         Each([Supervised(loss) for loss in losses]),
-        Recipe(spec.teacher_epochs, tuple(rates), batch_size=spec.batch_size, validation=share),
+        Recipe(epochs, tuple(rates), batch_size=spec.batch_size, validation=share),
         seed=list(seeds),
         held_out=held_out,
         progress=look,
     )
     states["best_score"] = fitted.states["best_score"]
-    return states, fitted, lengths
+    return Teachers(fitted, states, lengths, initial)
+
+
+def _fresh_half(net: nn.Module, held_out: InMemory) -> list[dict[str, float]]:
+    """MSE and KL to p* on the half of the held-out points that ``fit`` reports ``fresh_*`` on."""
+    index = halves(held_out)[1][0]
+    assert held_out.log_bayes is not None
+    log_p, log_q = held_out.log_bayes[:, index].double(), log_probabilities(net, held_out.x[:, index])
+    mse = simplex.squared_distance(log_p.exp(), log_q.exp()).mean(-1)
+    kl = simplex.kl_from_log(log_p, log_q).mean(-1)
+    return [{"fresh_mse": short(a), "fresh_kl": short(b)} for a, b in zip(mse.tolist(), kl.tolist(), strict=True)]

@@ -77,17 +77,36 @@ def results(seed: int = 0) -> dict[str, Any]:
     ]
     path = {"fresh_mse": [0.3, 0.2, 0.25], "label_probability": [0.2, 0.4, 0.6]}
     teachers = [
+        {"world": world, "net": net, "draw": draw, "arm": arm, **path}
+        for world, net in (("toy", "mlp"), ("contaminated", "linear"), ("contaminated", "mlp"))
+        for draw in range(DRAWS)
+        for arm in ("ce", "mse", "mse, rate of ce", "mse_mean")
+    ]
+    teachers = [{"id": number, **row} for number, row in enumerate(teachers)]
+    comparisons = [
         {
             "world": world,
             "net": net,
-            "draw": draw,
-            "arm": arm,
-            **path,
-            "path_minimum_mse": {"fresh_mse": 0.2 + 0.01 * (arm == "mse") * sign + 0.001 * rng.normal()},
+            "checkpoint": checkpoint,
+            "rates_tuned_by": tuned_by,
+            "rates": {"ce": 0.001, "mse": 0.00316},
+            "distance": distance,
+            "ids": [row["id"] for row in teachers if row["net"] == net and row["arm"] in ("ce", "mse")],
+            "n": DRAWS - lost,
+            "lost": lost,
+            "mean": 0.01 * sign,
+            "low": 0.01 * sign - 0.005,
+            "high": 0.01 * sign + 0.005,
         }
-        for world, net, sign in (("toy", "mlp", 1), ("contaminated", "linear", -1), ("contaminated", "mlp", 0))
-        for draw in range(DRAWS)
-        for arm in ("ce", "mse", "mse, rate of ce", "mse_mean")
+        for world, net, checkpoint, tuned_by, sign, lost in (
+            ("toy", "mlp", "path minimum", "best score", 1, 0),
+            ("toy", "mlp", "best_score", "best score", 1, 0),
+            ("toy", "mlp", "last", "best score", -1, 0),
+            ("toy", "mlp", "last", "last epoch", 0, 0),
+            ("contaminated", "linear", "path minimum", "best score", -1, 0),
+            ("contaminated", "mlp", "path minimum", "best score", -1, 1),
+        )
+        for distance in ("mse", "kl")
     ]
     part = {"what": "one thing", "mean": 0.1, "low": 0.05, "high": 0.15, "n": 4, "bound": 0.0, "side": "above"}
     return {
@@ -106,7 +125,37 @@ def results(seed: int = 0) -> dict[str, Any]:
                 "parts": [{**part, "verdict": "holds"}, {**part, "what": "another", "verdict": "fails"}],
                 "verdict_last": "holds",
             },
-            {"id": "b", "statement": "Nothing to see", "rule": "y", "verdict": "undecided", "parts": []},
+            {"id": "b", "identity": True, "statement": "Nothing", "rule": "y", "verdict": "undecided", "parts": []},
+            {
+                "id": "d1",
+                "statement": "At three rates",
+                "rule": "z",
+                "verdict": "undecided",
+                "parts": [
+                    {
+                        **part,
+                        "verdict": "undecided",
+                        "lost": 1,
+                        "reason": "1 lost to divergence",
+                        "registered": False,
+                        "rate": 0.01,
+                        "other_rates": [{**part, "rate": 0.003}, {**part, "rate": 0.03, "mean": 0.12}],
+                    }
+                ],
+            },
+        ],
+        "tally": {"predictions": 2, "holds": 0, "fails": 1, "undecided": 1, "identities": ["b"]},
+        "comparisons": comparisons,
+        "rates": [
+            {
+                "arm": "ce",
+                "rate": 0.001,
+                "score": "nll",
+                "mean": 1.23,
+                "edge": True,
+                "draws": 2,
+                "neighbours": [{"rate": 0.00178, "mean": 0.002, "stderr": 0.003}],
+            }
         ],
         "correlations": [
             {"set": name, "outcome": "best_score", "distance": distance, "given": given}
@@ -135,7 +184,7 @@ def test_the_same_bytes_twice_and_other_bytes_for_other_data(make: Any) -> None:
         entry["student_accuracy_best_score"] = {"mean": -0.03, "low": -0.04, "high": -0.02, "n": 4}
     for entry in changed["correlations"]:
         if "mean" in entry:
-            entry["mean"] = -0.9
+            entry["mean"] = -0.015
     for teacher in changed["teachers"]:
         teacher["fresh_mse"] = [0.5, 0.3, 0.4]
     assert svg_bytes(make(changed)) != first
@@ -188,6 +237,78 @@ def test_every_mark_of_the_separating_figure_is_the_mean_of_its_rows() -> None:
             assert place == (pytest.approx(np.mean([row[distance] for row in own])), pytest.approx(gain))
 
 
+def gids(figure: Figure, kind: str) -> list[tuple[int, ...]]:
+    """The numbers of every mark of a kind, in the order of the figure."""
+    found = [artist.get_gid() or "" for axes in figure.axes for artist in axes.get_lines()]
+    return [tuple(map(int, gid.split("-")[1:])) for gid in found if gid.startswith(kind)]
+
+
+def test_marks_of_correlations_and_teachers_say_what_they_show() -> None:
+    stored = results()
+    drawn = gids(correlation_figure(stored), "correlation")
+    assert sorted(place for (place,) in drawn) == [
+        place for place, entry in enumerate(stored["correlations"]) if "mean" in entry
+    ]
+    figure = teacher_figure(stored)
+    by_arm = {
+        tuple(row["id"] for row in stored["teachers"] if (row["arm"], row["world"]) == (arm, "toy"))
+        for arm in ("ce", "mse", "mse, rate of ce", "mse_mean")
+    }
+    drawn = gids(figure, "teachers")
+    assert [ids in by_arm for ids in drawn] == [True] * 8 + [False] * 5
+    shown = [entry for entry in stored["comparisons"] if entry["distance"] == "mse"]
+    assert sorted(drawn[8:]) == sorted(tuple(e["ids"]) for e in shown if e["checkpoint"] != "best_score")
+
+
+def test_a_student_is_paired_with_that_of_p_star_of_its_own_seed() -> None:
+    """A second nested seed that is better for every target changes nothing for teachers, which have no such student."""
+    stored = results()
+    before = marks(separating_figure(stored))
+    columns = stored["table"]["columns"]
+    place = {name: columns.index(name) for name in ("id", "seed", "stage", "student_accuracy_best_score", "checkpoint")}
+    more = []
+    for row in stored["table"]["rows"]:
+        if row[place["stage"]] == "separating" and row[place["checkpoint"]] is None:
+            twin = list(row)
+            twin[place["id"]] += 10_000
+            twin[place["seed"]] = 1
+            twin[place["student_accuracy_best_score"]] += 0.1
+            more.append(twin)
+    stored["table"]["rows"] += more
+    after = marks(separating_figure(stored))
+    heights = {min(ids): [y for _, y in places] for ids, places in after.items()}
+    for ids, places in before.items():
+        assert heights[min(ids)] == pytest.approx([y for _, y in places])
+
+
+def test_lost_draws_are_said_and_leave_the_others() -> None:
+    stored = results()
+    columns = stored["table"]["columns"]
+    place = columns.index("student_accuracy_best_score")
+    first = next(row for row in table_rows(stored) if (row["family"], row["goal"]) == ("leak", 0.2))
+    stored["table"]["rows"][first["id"]][place] = "nan"
+    figure = separating_figure(stored)
+    assert "leak 1 of 8" in str(figure.get_supxlabel())
+    hollow = [
+        line.get_gid()
+        for axes in figure.axes
+        for line in axes.get_lines()
+        if line.get_gid() and line.get_markerfacecolor() == "none"
+    ]
+    assert len(hollow) == 2
+    assert all(str(first["id"]) in gid.split("-") for gid in hollow)
+    (_, height), _ = next(places for ids, places in marks(figure).items() if first["id"] in ids)
+    rows = [row for row in table_rows(stored) if (row["family"], row["goal"]) == ("leak", 0.2)][1:]
+    exact = {r["draw"]: r["student_accuracy_best_score"] for r in table_rows(stored) if r["family"] == "bayes"}
+    gains = [100 * (row["student_accuracy_best_score"] - exact[row["draw"]]) for row in rows]
+    assert height == pytest.approx(np.mean(gains))
+    entry = next(entry for entry in stored["matched"] if (entry["family"], entry["goal"]) == ("leak", 0.2))
+    entry["student_accuracy_best_score"] = {**entry["student_accuracy_best_score"], "lost": 1}
+    texts = [text.get_text() for axes in matched_figure(stored).axes for text in axes.texts]
+    assert sorted(texts) == ["1 lost", "out of reach"]
+    assert "1 lost" in [text.get_text() for text in teacher_figure(stored).axes[2].texts]
+
+
 def test_ids_of_rows_are_in_the_file() -> None:
     text = svg_bytes(released_figure(results())).decode()
     assert {int(number) for number in re.findall(r'id="rows-(\d+)"', text)} == set(range(14))
@@ -208,8 +329,11 @@ def test_what_is_refused_or_out_of_reach_is_said() -> None:
 def test_a_difference_at_the_minimum_takes_the_colour_of_the_loss_it_favours() -> None:
     axes = teacher_figure(results()).axes[2]
     points = [line for line in axes.get_lines() if line.get_marker() not in ("None", None, "")]
-    colours = [to_hex(str(line.get_color())) for line in points]
-    assert colours == [ARM_STYLES["ce"]["color"], ARM_STYLES["mse"]["color"], "#8a8a8a"]
+    colours = {float(line.get_ydata()[0]): to_hex(str(line.get_color())) for line in points}
+    ce, mse, neither = ARM_STYLES["ce"]["color"], ARM_STYLES["mse"]["color"], "#8a8a8a"
+    assert [colours[height] for height in range(5)] == [ce, mse, neither, mse, neither]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert "not registered" in labels[2]
 
 
 def test_styles_tell_all_families_apart() -> None:
@@ -220,15 +344,21 @@ def test_styles_tell_all_families_apart() -> None:
 
 
 def test_tables_name_the_part_that_decides() -> None:
-    head, first, second = prediction_rows(results())
+    head, first, second, _ = prediction_rows(results())
     assert len(head) == len(first) == len(second)
     assert first[2:4] == ("fails", "another")
     assert first[4].startswith("0.1")
     assert first[5:] == ("> 0", "holds")
-    assert second[2:] == ("undecided", "–", "–", "–", "–")
+    assert second[2:] == ("identity: undecided", "–", "–", "–", "–")
     tables = figure1_tables(results())
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
-    assert any("nothing is left" in row[3] for row in tables[2].rows)
+    predictions, parts, comparisons, rates, correlations = tables
+    assert predictions.title.endswith("of 2, 0 held, 1 failed, 1 undecided; (b) is an identity and not counted")
+    assert "tuned rate 0.01; at rate 0.003: 0.1" in parts.rows[-1][-1]
+    assert parts.rows[-1][-1].endswith("not registered; 1 lost to divergence")
+    assert any(row[-1] == "3, 1 lost" for row in comparisons.rows)
+    assert rates.rows[0][4:] == ("0.00178: 0.00200 \N{PLUS-MINUS SIGN} 0.00300", "yes")
+    assert any("nothing is left" in row[3] for row in correlations.rows)
 
 
 def test_figures_have_names_of_their_own_and_refuse_results_without_data() -> None:

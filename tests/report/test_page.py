@@ -240,7 +240,10 @@ def test_an_embedded_drawing_is_smaller_and_the_same_to_a_hundredth_of_a_point()
     [
         ([], "at least one result"),
         ({"kind": "verify"}, "a sequence of at least one result, received dict"),
-        ([{"kind": "toy"}], r"kind among \['quickstart', 'real', 'verify'\], received 'toy'"),
+        (
+            [{"kind": "toy"}],
+            r"kind among \['figure1', 'quickstart', 'real', 'verify', 'when-mse-wins'\], received 'toy'",
+        ),
         ([{}], "received None"),
         ([{"kind": "real", "title": "t", "rows": []}], "missing question, summary"),
         ([{**verify(), "checks": [{"id": "x"}]}], "a check must have"),
