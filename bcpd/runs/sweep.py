@@ -159,14 +159,20 @@ def _check_tasks(store: Store, tasks: Sequence[Task]) -> None:
 
 
 def _check_work(work: Work, processes: int) -> None:
+    """Other processes import the function by its name; here any callable will do."""
+    if processes == 1:
+        return
     module = sys.modules.get(getattr(work, "__module__", ""))
-    if processes > 1 and work.__module__ == "__main__" and getattr(module, "__file__", None) is None:
+    if getattr(module, getattr(work, "__qualname__", ""), None) is not work:
+        raise ValueError(
+            f"with {processes} processes work must be a function at the top of a module, received {work!r}; "
+            f"or use processes=1"
+        )
+    if module is sys.modules["__main__"] and getattr(module, "__file__", None) is None:
         raise ValueError(
             f"with {processes} processes work must be importable: a function in a file, not one typed at a prompt, "
             f"in a notebook or given by -c; or use processes=1"
         )
-    if getattr(module, getattr(work, "__qualname__", ""), None) is not work:
-        raise ValueError(f"work must be a function at the top of a module, received {work!r}")
 
 
 class _Keeper:

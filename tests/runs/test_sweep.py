@@ -186,8 +186,8 @@ def test_a_plan_that_cannot_be_kept_is_refused_before_any_work(tmp_path: Path, t
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with Store(tmp_path / "rows") as store:
         for work in (lambda payload: [], Random(0).random, Store.append):
-            with pytest.raises(ValueError, match="work must be a function at the top of a module"):
-                sweep(store, plan(2), work)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="with 2 processes work must be a function at the top of a module"):
+                sweep(store, plan(2), work, processes=2)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="processes must be at least 1, received 0"):
             sweep(store, plan(2), numbers, processes=0)
         with pytest.raises(ValueError, match="threads must be at least 1, received 0"):
