@@ -20,6 +20,7 @@ def test_known_distances() -> None:
     assert {check.control for check in checks} == {None, *DISTANCE.controls}
 
 
+@pytest.mark.slow
 def test_calibration_holds_and_every_control_fails() -> None:
     checks = tried([CALIBRATION], settings_at(0))
     assert {check.world for check in checks} == set(QUICK_FAMILIES)

@@ -74,6 +74,7 @@ def test_other_seeds_and_constants_have_the_same_verdict(seed: int) -> None:
     tried(CLAIMS, replace(settings_at(seed), level="full"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [3, 5])
 def test_plain_rows_are_far_from_where_the_statements_fall_together(num_classes: int) -> None:
     rows = plain_rows(0, num_classes, count=400)

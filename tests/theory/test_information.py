@@ -48,9 +48,10 @@ def by_loops(weights: Tensor, bayes: Tensor, q: Tensor) -> float:
         if prior > 0:
             given_y = w * p[:, y] / prior
             centre = given_y @ r
-            total += prior * math.fsum(
-                given_y[x] * rel_entr(r[x], centre).sum() for x in range(len(w)) if given_y[x] > 0
-            )
+            # an entry that underflows in the centroid is worth less than 1e-300, but its ratio to 0 would be infinite
+            there = given_y[:, None] * r > 0
+            terms = [given_y[x] * rel_entr(r[x], centre)[there[x]] for x in range(len(w))]
+            total += prior * math.fsum(term for row in terms for term in row)
     return total
 
 
