@@ -8,9 +8,9 @@ from typing import Any
 
 from bcpd.nets.cifar_resnet import CIFAR_RESNETS
 from bcpd.nets.mlp import MLP
-from bcpd.nets.views import Net, Views
+from bcpd.nets.views import HandNet, Net, Views
 
-__all__ = ["NETS", "Net", "Views", "build"]
+__all__ = ["NETS", "HandNet", "Net", "Views", "build"]
 
 NETS: dict[str, Callable[..., Net]] = {
     "mlp": MLP,

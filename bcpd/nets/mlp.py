@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bcpd.nets.views import Net, Views
+from bcpd.nets.views import HandNet, Views
 from bcpd.seeds import generator
 
 __all__ = ["ACTIVATIONS", "MLP", "Affine"]
@@ -75,7 +75,7 @@ def _read_out(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return add(bias.unsqueeze(-1), weight.mT, features.mT).mT
 
 
-class MLP(Net):
+class MLP(HandNet):
     """Hidden layers and a linear read-out; ``hidden=()`` is the linear softmax classifier.
 
     ``stages`` are the hidden activations, ``preacts`` the hidden layers before it, ``pooled`` the last hidden

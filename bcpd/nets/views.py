@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Net", "Views"]
+__all__ = ["HandNet", "Net", "Views"]
 
 
 class Views(NamedTuple):
@@ -52,11 +52,6 @@ class Net(nn.Module, ABC):
         self.input_shape = tuple(input_shape)
         self.replicas = replicas
 
-    @property
-    def by_hand(self) -> bool:
-        """Whether :meth:`backward` gives the gradients of all parameters from that of the logits, without a graph."""
-        return False
-
     @abstractmethod
     def forward(self, x: Tensor) -> Views:
         """Views of ``x``."""
@@ -65,6 +60,15 @@ class Net(nn.Module, ABC):
         """The logits of :meth:`forward` alone; a network may spare what it then need not keep."""
         return self.forward(x).logits
 
+
+class HandNet(Net):
+    """A network that knows the gradient of its parameters from that of its logits, without a graph."""
+
+    @property
+    @abstractmethod
+    def by_hand(self) -> bool:
+        """Whether :meth:`backward` is this very network's gradient; else autograd has to find it."""
+
+    @abstractmethod
     def backward(self, x: Tensor, views: Views, gradient: Tensor) -> None:
         """Add to the ``grad`` of every parameter, given what the network saw, showed, and the logits' gradient."""
-        raise NotImplementedError(f"{type(self).__name__} has no gradient by hand")

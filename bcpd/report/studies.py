@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bcpd.report.figure1 import figure1_tables
+from bcpd.report.figure1_tables import figure1_tables
 from bcpd.report.numbers import as_float, interval, number, p_value
 from bcpd.report.quantities import arm_name
 from bcpd.report.tables import Table

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bcpd.data import InMemory
 from bcpd.distill import Method, check_needs
-from bcpd.nets import Net, Views
+from bcpd.nets import HandNet, Views
 from bcpd.seeds import derive, generator
 from bcpd.train.checkpoint import fingerprint
 from bcpd.train.evaluation import EvaluationSet, MeasuredSets, Metrics, PathMetrics
@@ -90,7 +90,7 @@ def fit(
         save_seconds: least time between two saves of the resume state.
         device: where to train; network, data and teacher are moved there.
         progress: called after every epoch.
-        gradients: ``auto`` takes the network's own :meth:`bcpd.nets.Net.backward` where it has one and the method
+        gradients: ``auto`` takes the network's own :meth:`bcpd.nets.HandNet.backward` where it has one and the method
             looks at nothing but its logits; ``autograd`` never does. The two agree up to rounding.
         metrics: makes what measures the network after every epoch (in eval mode, without gradient; a function of the
             network alone, for a resumed run makes it anew); by default the columns of
@@ -309,7 +309,7 @@ class _Trainer:
         if not self.by_hand:
             return self._backward(self.method.loss(batch, self.net(batch.x), t))
         net = self.net
-        assert isinstance(net, Net)
+        assert isinstance(net, HandNet)
         with torch.no_grad():
             views: Views = net(batch.x)
         shown = _leaves(views)
@@ -436,7 +436,7 @@ def _described(metrics: Any, folder: Path | str | None) -> Any:
 def _by_hand(net: nn.Module, method: Method) -> bool:
     """Whether the gradient of the logits says everything: the method sees no other view and learns nothing itself."""
     others = {need for need in method.needs if need.startswith("student.")} - {"student.logits"}
-    return isinstance(net, Net) and not others and next(method.parameters(), None) is None and net.by_hand
+    return isinstance(net, HandNet) and not others and next(method.parameters(), None) is None and net.by_hand
 
 
 def _leaves(views: Views) -> Views:

@@ -16,14 +16,12 @@ from bcpd.report.figure1 import (
     FAMILY_STYLES,
     FIGURES,
     correlation_figure,
-    figure1_tables,
     matched_figure,
-    prediction_rows,
     released_figure,
     separating_figure,
-    table_rows,
     teacher_figure,
 )
+from bcpd.report.figure1_tables import figure1_tables, prediction_rows, table_rows
 from bcpd.report.style import ARM_STYLES, png_bytes, svg_bytes
 from bcpd.targets import TARGETS
 
