@@ -171,6 +171,8 @@ def separating_figure(results: Row) -> Figure:
         panels[0].yaxis.set_major_locator(FixedLocator([-50, -20, -10, -5, -2, -1, 0, 1, 2]))
         panels[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panels[0].yaxis.set_minor_locator(NullLocator())
+        low, high = panels[0].dataLim.intervaly
+        panels[0].set_ylim(1.15 * low, max(0.3, 1.15 * high))
         panels[0].set_ylabel("accuracy minus that of the student of p* (points)")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", fontsize=8.5)

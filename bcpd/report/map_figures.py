@@ -236,7 +236,8 @@ def _line(
     axes.axhline(0, color=INK, linewidth=1)
     if line.get("base") is not None:
         axes.axvline(line["base"], color=FAINT, linewidth=1, linestyle=":")
-    axes.set_xticks(places, [_level(level) for level in levels], fontsize=8, rotation=0 if _short(levels) else 20)
+    slanted: dict[str, Any] = {} if _short(levels) else {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(places, [_level(level) for level in levels], fontsize=8, **slanted)
     axes.set_xlim(-0.5, len(levels) - 0.5)
     axes.set_title(fill(line["label"], 30))
     axes.grid(axis="x", visible=False)
@@ -281,7 +282,7 @@ def _heat(results: Mapping[str, Any], pair: Mapping[str, Any]) -> Figure:
             axes.set_xticks(np.arange(len(columns)), [_level(level) for level in columns])
             axes.set_yticks(np.arange(len(rows)), [_level(level) for level in rows])
             axes.set_xlabel(pair["x"]["label"])
-        panels[0].set_ylabel(pair["y"]["label"])
+        panels[0].set_ylabel(fill(pair["y"]["label"], 26))
         handles = [
             Patch(color=RED, label="MSE teacher favoured"),
             Patch(color=BLUE, label="CE teacher favoured"),
