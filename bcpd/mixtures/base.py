@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Mixture", "categorical", "differentiated", "distributions"]
 
 _DRAW = 4096  # points per random stream: sample(n) is a prefix of sample(m), whatever the block
+_BLOCK = 2**24  # float64 numbers that a block of a stream holds
 _CHUNK = 2**18  # float64 numbers a chunk of posterior rows may hold: 2 MiB, a core's cache
 _TUNING_POINTS = 2**16
 
@@ -112,13 +113,16 @@ class Mixture(ABC):
             start += len(labels)
         return x, y
 
-    def stream(self, n: int, seed: int, block: int = 65_536) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(self, n: int, seed: int, block: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The points of ``sample(n, seed)`` in blocks of ``block`` (the last may be shorter), in bounded memory.
+
+        By default a block has 65,536 points, or, where x is large, as many as hold 128 MiB, but not less than 4,096.
 
         Raises:
             ValueError: ``n`` or ``block`` is not a positive int, ``seed`` not an int; at once, not at the first block.
         """
-        n, block = _positive(n, "n"), _positive(block, "block")
+        usual = max(_DRAW, min(65_536, _BLOCK // math.prod(self.shape)))
+        n, block = _positive(n, "n"), _positive(usual if block is None else block, "block")
         derive(seed, "mixture")
         return self._blocks(n, seed, block)
 

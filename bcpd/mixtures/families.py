@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from bcpd.mixtures.base import Mixture
+from bcpd.mixtures.factor_analyzers import FactorAnalyzerMixture
 from bcpd.mixtures.finite import FiniteMixture
+from bcpd.mixtures.frozen import FrozenNature
 from bcpd.mixtures.gaussian import GaussianMixture, paper_toy
 from bcpd.mixtures.laplace import LaplaceMixture
 from bcpd.mixtures.products import BernoulliMixture, CategoricalMixture
 from bcpd.mixtures.student import StudentMixture
+from bcpd.mixtures.templates import ShiftedTemplates
+from bcpd.mixtures.textures import GaussianTextures
 from bcpd.mixtures.warps import Affine, Bend, SinhArcsinh, Warped
 from bcpd.mixtures.wrappers import LabelNoise, PriorShift, Superclasses
 from bcpd.seeds import generator
@@ -27,6 +31,10 @@ KINDS: dict[str, Callable[..., Mixture]] = {
     BernoulliMixture.kind: BernoulliMixture,
     CategoricalMixture.kind: CategoricalMixture,
     FiniteMixture.kind: FiniteMixture,
+    FactorAnalyzerMixture.kind: FactorAnalyzerMixture,
+    ShiftedTemplates.kind: ShiftedTemplates,
+    GaussianTextures.kind: GaussianTextures,
+    FrozenNature.kind: FrozenNature,
     LabelNoise.kind: LabelNoise,
     Superclasses.kind: Superclasses,
     PriorShift.kind: PriorShift,
@@ -150,6 +158,38 @@ def _finite() -> FiniteMixture:
     return FiniteMixture(weights / weights.sum(), (1.5 * _normal(draw, 12, 4)).softmax(-1), _normal(draw, 12, 2))
 
 
+def _factor_analyzers() -> FactorAnalyzerMixture:
+    """Pictures of 4 x 4 pixels: two components a class, each with two directions of its own."""
+    draw = generator(9, "factor-analyzers")
+    noise = 0.5 + (0.4 * _normal(draw, 3, 2, 1, 4, 4)).exp()
+    means, loadings = 0.45 * _normal(draw, 3, 2, 1, 4, 4), 0.5 * _normal(draw, 3, 2, 1, 4, 4, 2)
+    return FactorAnalyzerMixture(means, loadings, noise, [[0.6, 0.4], [0.3, 0.7], [0.5, 0.5]], [0.45, 0.3, 0.25])
+
+
+def _shifted_templates() -> ShiftedTemplates:
+    """Two channels of 2 x 3 pixels, two templates a class."""
+    draw = generator(10, "shifted-templates")
+    return ShiftedTemplates(
+        0.7 * _normal(draw, 3, 2, 2, 2, 3), 0.8, [[0.5, 0.5], [0.7, 0.3], [0.4, 0.6]], [0.4, 0.35, 0.25]
+    )
+
+
+def _gaussian_textures() -> GaussianTextures:
+    """Two channels of 3 x 4 pixels."""
+    logs = 0.8 * _normal(generator(11, "gaussian-textures"), 3, 2, 3, 4)
+    even = (logs + logs.flip((-2, -1)).roll((1, 1), (-2, -1))) / 2
+    return GaussianTextures(even.exp(), [0.5, -1.0], [0.3, 0.3, 0.4])
+
+
+def _frozen_nature() -> FrozenNature:
+    """Sixty handwritten digits (every second pixel), labelled by a fixed linear map of them."""
+    from sklearn.datasets import load_digits  # here, since it takes seconds to import
+
+    images = torch.from_numpy(load_digits().images[:60, ::2, ::2] * 15).to(torch.uint8)[:, None]
+    logits = (images.flatten(1) / 255).double() @ _normal(generator(9, "frozen-nature"), 16, 4)
+    return FrozenNature(images, logits, 0.7, {"net": "linear", "weights": "standard normal"})
+
+
 def _label_noise() -> LabelNoise:
     transition = [[0.8, 0.15, 0.05], [0.0, 0.9, 0.1], [0.25, 0.05, 0.7]]
     return LabelNoise(_gaussian_1d(), transition)
@@ -185,6 +225,10 @@ FAMILIES: dict[str, Callable[[], Mixture]] = {
     "bernoulli-image": _bernoulli_image,
     "categorical": _categorical,
     "finite": _finite,
+    "factor-analyzers": _factor_analyzers,
+    "shifted-templates": _shifted_templates,
+    "gaussian-textures": _gaussian_textures,
+    "frozen-nature": _frozen_nature,
     "label-noise": _label_noise,
     "superclasses": _superclasses,
     "prior-shift": _prior_shift,

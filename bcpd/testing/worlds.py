@@ -13,12 +13,16 @@ from bcpd.mixtures import (
     Bend,
     BernoulliMixture,
     CategoricalMixture,
+    FactorAnalyzerMixture,
     FiniteMixture,
+    FrozenNature,
     GaussianMixture,
+    GaussianTextures,
     LabelNoise,
     LaplaceMixture,
     Mixture,
     PriorShift,
+    ShiftedTemplates,
     SinhArcsinh,
     StudentMixture,
     Superclasses,
@@ -128,6 +132,35 @@ def _finite(draw: st.DrawFn, source: _Source, sizes: Sizes) -> Mixture:
     return FiniteMixture(source.rows(points), source.rows(points, k), source.normal(points, d))
 
 
+def _factor_analyzers(draw: st.DrawFn, source: _Source, sizes: Sizes) -> Mixture:
+    k, c, d = sizes
+    shape = draw(st.sampled_from([(d,), (1, d), (2, d)]))
+    loadings = 0.7 * source.normal(k, c, *shape, draw(st.integers(1, 2)))
+    noise = (0.5 * source.normal(k, c, *shape)).exp()
+    return FactorAnalyzerMixture(1.5 * source.normal(k, c, *shape), loadings, noise, source.rows(k, c), source.rows(k))
+
+
+def _shifted_templates(draw: st.DrawFn, source: _Source, sizes: Sizes) -> Mixture:
+    k, c, d = sizes
+    shape = draw(st.sampled_from([(1, 1, d), (1, d, 2), (2, 2, d)]))
+    variance = draw(st.floats(0.3, 3))
+    return ShiftedTemplates(source.normal(k, c, *shape), variance, source.rows(k, c), source.rows(k))
+
+
+def _gaussian_textures(draw: st.DrawFn, source: _Source, sizes: Sizes) -> Mixture:
+    k, _, d = sizes
+    shape = draw(st.sampled_from([(1, 1, d), (1, d, 2), (2, 2, d)]))
+    logs = source.normal(k, *shape)
+    even = logs + logs.flip((-2, -1)).roll((1, 1), (-2, -1))
+    return GaussianTextures(even.exp(), source.normal(shape[0]), source.rows(k))
+
+
+def _frozen_nature(draw: st.DrawFn, source: _Source, sizes: Sizes) -> Mixture:
+    k, _, d = sizes
+    points = draw(st.integers(2, 8))
+    return FrozenNature(source.normal(points, d), 2 * source.normal(points, k), draw(st.floats(0.3, 3)))
+
+
 COMPONENT_FAMILIES: dict[str, Callable[[st.DrawFn, _Source, Sizes], Mixture]] = {
     "gaussian": _gaussian,
     "student": _student,
@@ -135,6 +168,10 @@ COMPONENT_FAMILIES: dict[str, Callable[[st.DrawFn, _Source, Sizes], Mixture]] = 
     "bernoulli": _bernoulli,
     "categorical": _categorical,
     "finite": _finite,
+    "frozen_nature": _frozen_nature,
+    "factor_analyzers": _factor_analyzers,
+    "shifted_templates": _shifted_templates,
+    "gaussian_textures": _gaussian_textures,
 }
 """Kinds of mixture that wrap no other."""
 
@@ -192,7 +229,7 @@ def mixtures(
     Args:
         kinds: of the mixture inside, keys of :data:`COMPONENT_FAMILIES`; all by default.
         max_depth: how many wrappers (:data:`WRAPPERS`) may lie around it.
-        max_dimension: of x, for kinds that have one; Bernoulli products may have twice as many.
+        max_dimension: of x, for kinds that have one; Bernoulli products and images may have a few times as many.
     Raises:
         ValueError: an unknown kind.
 

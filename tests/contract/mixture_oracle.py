@@ -96,6 +96,77 @@ def _categorical(spec: Spec, x: Row) -> Row:
     return _components(spec, "probabilities", density, x)
 
 
+def _factor_analyzers(spec: Spec, x: Row) -> Row:
+    """With every covariance written out, W W^T + diag(psi)."""
+
+    def density(k: int, c: int, mean: Any, x: Row) -> Any:
+        loadings = torch.tensor(spec["loadings"][k][c], dtype=torch.float64).flatten(0, -2).tolist()
+        inverse, determinant = _factor_covariance(
+            tuple(map(tuple, loadings)), tuple(_flat(spec["noise_variances"][k][c]))
+        )
+        gap = mpmath.matrix([a - mpmath.mpf(b) for a, b in zip(x, _flat(mean), strict=True)])
+        return mpmath.exp(-(gap.T * inverse * gap)[0] / 2) / mpmath.sqrt(determinant)
+
+    return _components(spec, "means", density, x)
+
+
+@lru_cache(maxsize=64)
+def _factor_covariance(loadings: tuple[tuple[float, ...], ...], noise: tuple[float, ...]) -> tuple[Any, Any]:
+    """Inverse and determinant."""
+    factors = mpmath.matrix([list(row) for row in loadings])
+    matrix = factors * factors.T + mpmath.diag([mpmath.mpf(v) for v in noise])
+    return matrix**-1, mpmath.det(matrix)
+
+
+def _shifted_templates(spec: Spec, x: Row) -> Row:
+    """The mean over every shift of the density around the shifted picture."""
+
+    def density(k: int, c: int, template: Any, x: Row) -> Any:
+        picture = torch.tensor(template, dtype=torch.float64)
+        height, width = picture.shape[1:]
+        shifts = [picture.roll((i, j), (1, 2)).flatten().tolist() for i in range(height) for j in range(width)]
+        squares = [mpmath.fsum((a - mpmath.mpf(b)) ** 2 for a, b in zip(x, row, strict=True)) for row in shifts]
+        return mpmath.fsum(mpmath.exp(-square / (2 * mpmath.mpf(spec["variance"]))) for square in squares)
+
+    return _components(spec, "templates", density, x)
+
+
+def _gaussian_textures(spec: Spec, x: Row) -> Row:
+    """With the covariance of every channel written out from its spectrum."""
+    channels = len(spec["mean"])
+    size = len(x) // channels
+    joint = []
+    for spectra, prior in zip(spec["spectra"], spec["priors"], strict=True):
+        density = mpmath.mpf(prior)
+        for channel, (spectrum, mean) in enumerate(zip(spectra, spec["mean"], strict=True)):
+            inverse, determinant = _field_covariance(tuple(map(tuple, spectrum)))
+            gap = mpmath.matrix([v - mpmath.mpf(mean) for v in x[channel * size : (channel + 1) * size]])
+            density *= mpmath.exp(-(gap.T * inverse * gap)[0] / 2) / mpmath.sqrt(determinant)
+        joint.append(density)
+    return _normalised(joint)
+
+
+@lru_cache(maxsize=64)
+def _field_covariance(spectrum: tuple[tuple[float, ...], ...]) -> tuple[Any, Any]:
+    """Inverse and determinant of cov(x_u, x_v) = mean over w of S(w) cos 2 pi (w, u - v)."""
+    height, width = len(spectrum), len(spectrum[0])
+    cells = [(i, j) for i in range(height) for j in range(width)]
+
+    def covariance(down: int, right: int) -> Any:
+        turns = [mpmath.mpf(i * down) / height + mpmath.mpf(j * right) / width for i, j in cells]
+        powers = [mpmath.mpf(spectrum[i][j]) for i, j in cells]
+        return mpmath.fsum(s * mpmath.cospi(2 * t) for s, t in zip(powers, turns, strict=True)) / len(cells)
+
+    table = {(down, right): covariance(down, right) for down, right in cells}
+    matrix = mpmath.matrix([[table[(a - c) % height, (b - d) % width] for c, d in cells] for a, b in cells])
+    return matrix**-1, mpmath.det(matrix)
+
+
+def _flat(values: Any) -> list[float]:
+    flat: list[float] = torch.tensor(values, dtype=torch.float64).flatten().tolist()
+    return flat
+
+
 def _mahalanobis(scale: Any, k: int, c: int, mean: list[float], x: Row) -> tuple[Any, Any]:
     """The squared distance in a scale matrix (given in any form), and the determinant."""
     gap = mpmath.matrix([a - mpmath.mpf(b) for a, b in zip(x, mean, strict=True)])
@@ -125,6 +196,18 @@ def _finite(spec: Spec, x: Row) -> Row:
     gaps = [gap(point) for point in spec["points"]]
     assert min(gaps) < 1e-6
     return _normalised([mpmath.mpf(v) for v in spec["posterior"][gaps.index(min(gaps))]])
+
+
+def _frozen_nature(spec: Spec, x: Row) -> Row:
+    """The softmax of the image that x is, but for rounding."""
+    images = torch.tensor(spec["images"]).flatten(1) / 255
+    gaps = (images.double() - torch.tensor([float(v) for v in x]).double()).abs().amax(1)
+    assert float(gaps.min()) < 1e-6
+    return _softmax_row(spec, int(gaps.argmin()))
+
+
+def _softmax_row(spec: Spec, row: int) -> Row:
+    return _normalised([mpmath.exp(mpmath.mpf(z) / mpmath.mpf(spec["temperature"])) for z in spec["logits"][row]])
 
 
 def _warped(spec: Spec, x: Row) -> Row:
@@ -171,12 +254,15 @@ def _prior_shift(spec: Spec, x: Row) -> Row:
 def priors(spec: Spec) -> Row:
     """Class marginals from the definition."""
     kind = spec["kind"]
-    if kind in COMPONENTS or kind == "prior_shift":
+    if kind in COMPONENTS or kind in IMAGES or kind == "prior_shift":
         return [mpmath.mpf(p) for p in spec["priors"]]
     if kind == "finite":
         columns = zip(*spec["posterior"], strict=True)
         weights = [mpmath.mpf(w) for w in spec["weights"]]
         return [mpmath.fsum(w * mpmath.mpf(p) for w, p in zip(weights, column, strict=True)) for column in columns]
+    if kind == "frozen_nature":
+        rows = [_softmax_row(spec, i) for i in range(len(spec["logits"]))]
+        return [mpmath.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
     base = priors(spec["mixture"])
     if kind == "warped":
         return base
@@ -198,7 +284,11 @@ POSTERIOR: dict[str, Callable[[Spec, Row], Row]] = {
     "laplace": _laplace,
     "bernoulli": _bernoulli,
     "categorical": _categorical,
+    "factor_analyzers": _factor_analyzers,
+    "shifted_templates": _shifted_templates,
+    "gaussian_textures": _gaussian_textures,
     "warped": _warped,
+    "frozen_nature": _frozen_nature,
 }
 
 INVERSE: dict[str, Callable[[Spec, Row], Row]] = {
@@ -216,10 +306,19 @@ COMPONENTS = {
 }
 """Kinds with a density for each component: the parameter with a row a class, and the one that may have."""
 
+IMAGES = {
+    "factor_analyzers": ("means", "means", "loadings", "noise_variances", "weights"),
+    "shifted_templates": ("templates", "templates", "weights"),
+    "gaussian_textures": ("mean", "spectra"),
+}
+"""Kinds of image: the parameter that moves with x, then those with a row a class beside the priors."""
+
 
 def discrete(spec: Spec) -> bool:
     """Whether x takes separate values only."""
-    return discrete(spec["mixture"]) if "mixture" in spec else spec["kind"] in ("finite", "bernoulli", "categorical")
+    if "mixture" in spec:
+        return discrete(spec["mixture"])
+    return spec["kind"] in ("finite", "bernoulli", "categorical", "frozen_nature")
 
 
 # ------------------------------------------------------------------------------------------------------ transformations
@@ -242,8 +341,12 @@ def permuted(spec: Spec, order: list[int]) -> Spec:
             own = torch.tensor(spec[scale]).ndim >= (2 if kind == "laplace" else 3)
             changed[scale] = pick(spec[scale]) if own else spec[scale]
         return {**spec, **changed}
+    if kind in IMAGES:
+        return {**spec, **{key: pick(spec[key]) for key in (*IMAGES[kind][1:], "priors")}}
     if kind == "finite":
         return {**spec, "posterior": columns(spec["posterior"])}
+    if kind == "frozen_nature":
+        return {**spec, "logits": columns(spec["logits"])}
     if kind == "label_noise":
         return {**spec, "transition": columns(spec["transition"])}
     if kind == "superclasses":
@@ -261,7 +364,11 @@ def moved(spec: Spec, matrix: Tensor, offset: Tensor) -> Spec:
     shift_only = torch.equal(matrix, torch.eye(len(offset), dtype=torch.float64))
     if "mixture" in spec and kind != "warped":
         return {**spec, "mixture": moved(spec["mixture"], matrix, offset)}
-    if kind in ("bernoulli", "categorical", "warped") or (kind == "laplace" and not shift_only):
+    if kind in IMAGES and shift_only and bool((offset == offset[0]).all()):
+        place = IMAGES[kind][0]
+        return {**spec, place: (torch.tensor(spec[place], dtype=torch.float64) + offset[0]).tolist()}
+    through_a_warp = ("bernoulli", "categorical", "frozen_nature", "warped", *IMAGES)
+    if kind in through_a_warp or (kind == "laplace" and not shift_only):
         return {
             "kind": "warped",
             "mixture": spec,
