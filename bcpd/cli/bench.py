@@ -20,6 +20,7 @@ def add_bench(verbs: Any) -> None:
     benchmarks = bench.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     _add_posterior(benchmarks)
     _add_toy(benchmarks)
+    _add_images(benchmarks)
 
 
 def _add_posterior(benchmarks: Any) -> None:
@@ -110,3 +111,70 @@ def _toy(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, results)
     out.print(markdown(results), markup=False, highlight=False)
     return 0
+
+
+def _add_images(benchmarks: Any) -> None:
+    parser = benchmarks.add_parser(
+        "images", help="images a second: training small convolutional networks, augmentation, image worlds"
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("laptop", "smoke"),
+        default="laptop",
+        help="laptop: some 8 minutes on 2 quiet cores; smoke: seconds, small sizes that say little; default: "
+        "%(default)s",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="timed turns of every variant; default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write what was measured here")
+    parser.set_defaults(run=_images)
+
+
+def _images(arguments: argparse.Namespace) -> int:
+    from bcpd.bench import images
+    from bcpd.files import write_json
+
+    with Meter("bench images") as meter:
+        results = images.run(arguments.rounds, arguments.scale, meter.stage)
+    if arguments.json is not None:
+        write_json(arguments.json, results)
+    _print_images(results)
+    return 0
+
+
+def _print_images(results: dict[str, Any]) -> None:
+    training = Table("network", "images", "batch", "threads", "variant", "first", "last", "GFLOP/s", title="images a s")
+    rows = {(*_cell(row), row["variant"], row["format"]): row for row in results["training"]}
+    for key, last in rows.items():
+        if last["format"] == "channels_last":
+            first = rows[*key[:-1], "channels_first"]
+            speeds = (f"{row['images_per_second']:,.0f}" for row in (first, last))
+            training.add_row(*map(str, key[:-1]), *speeds, f"{last['gflops']:.0f} ({last['share_of_matmul']:.0%})")
+    out.print(training)
+    ratios = Table("network", "images", "batch", "threads", "last / first", "fit / loop", "crop-flip / none", "clock")
+    for cell in results["cells"]:
+        found = (f"{cell[name]:.2f}" for name in ("channels_last_ratio", "loop_ratio", "augmented_ratio"))
+        ratios.add_row(*map(str, _cell(cell)), *found, cell["clock"])
+    out.print(ratios)
+    loads = Table("images", "augmentation", "thousand a s from uint8", "from float32")
+    speeds_of = {(r["size"], r["augment"], r["stored"]): r["images_per_second"] for r in results["augmentation"]}
+    for size, augment in dict.fromkeys(key[:2] for key in speeds_of):
+        found = (f"{speeds_of[size, augment, stored] / 1e3:.0f}" for stored in ("uint8", "float32"))
+        loads.add_row(size, augment, *found)
+    out.print(loads)
+    worlds = Table("world", "images", "drawn a s", "p* a s", "both a s", "x training")
+    for row in results["sampling"]:
+        speeds = (f"{row[name]:,.0f}" for name in ("sampled_per_second", "answered_per_second", "both_per_second"))
+        worlds.add_row(row["world"], row["size"], *speeds, f"{row['over_training']:.1f}")
+    out.print(worlds)
+    machine = results["machine"]
+    out.print(
+        f"{machine['cpu']}, load {machine['load']}, torch {machine['packages']['torch']}; {results['rounds']} rounds, "
+        f"medians; matrix products reach {results['matmul_gflops']:.0f} GFLOP/s on a thread"
+        + (" (the machine was busy: one thread by CPU time, two by the wall)" if results["busy"] else ""),
+        markup=False,
+        highlight=False,
+    )
+
+
+def _cell(row: dict[str, Any]) -> tuple[str, str, int, int]:
+    return row["net"], row["size"], row["batch"], row["threads"]

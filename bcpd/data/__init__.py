@@ -1,23 +1,49 @@
 """Batches from anywhere: mixtures with their exact p*, and labelled images whose p* is unknown."""
 
-from bcpd.data.augment import NUM_VIEWS, crop_flip, view_numbers
+from bcpd.data.augment import (
+    AUGMENTATIONS,
+    NUM_VIEWS,
+    Augmentation,
+    crop_flip,
+    cyclic_shift,
+    flip,
+    num_views,
+    view_numbers,
+)
 from bcpd.data.batch import Batch
 from bcpd.data.cifar import read_cifar
+from bcpd.data.cifar10h import HumanLabels, human_mixture, read_cifar10h
 from bcpd.data.digits import digits
+from bcpd.data.fresh import FreshSamples
+from bcpd.data.frozen import relabelled, train_and_fresh
 from bcpd.data.images import NORMALISATION, Images, Normalisation
+from bcpd.data.near_duplicates import NearDuplicates, near_duplicates
 from bcpd.data.source import InMemory
 from bcpd.data.stratified import stratified_subset
 
 __all__ = [
+    "AUGMENTATIONS",
     "NORMALISATION",
     "NUM_VIEWS",
+    "Augmentation",
     "Batch",
+    "FreshSamples",
+    "HumanLabels",
     "Images",
     "InMemory",
+    "NearDuplicates",
     "Normalisation",
     "crop_flip",
+    "cyclic_shift",
     "digits",
+    "flip",
+    "human_mixture",
+    "near_duplicates",
+    "num_views",
     "read_cifar",
+    "read_cifar10h",
+    "relabelled",
     "stratified_subset",
+    "train_and_fresh",
     "view_numbers",
 ]

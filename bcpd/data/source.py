@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bcpd.data.augment import crop_flip, view_numbers
+from bcpd.data.augment import AUGMENTATIONS, Augmentation, num_views, view_numbers
 from bcpd.data.batch import Batch
 from bcpd.data.images import Normalisation
 from bcpd.tensors import ArrayLike, float64, labels, probability_rows
@@ -19,14 +19,48 @@ from bcpd.tensors import ArrayLike, float64, labels, probability_rows
 if TYPE_CHECKING:
     from bcpd.mixtures import Mixture
 
-__all__ = ["Augmentation", "InMemory"]
+__all__ = ["Augmentation", "InMemory", "draw"]
 
-Augmentation = Literal["crop-flip"]
+_PROBED = 64  # examples whose recomputed rows identify a function
 
 
 def _tensor(value: ArrayLike) -> Tensor:
     """A tensor as it is; anything else copied, so that no later change of a caller's array reaches the source."""
     return value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def draw(
+    mixture: Mixture, n: int, seeds: int | Sequence[int], dtype: torch.dtype = torch.float32, bayes: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``n`` points of a mixture: x in ``dtype``, y, and exact log p* (None without ``bayes``).
+
+    A sequence of R seeds gives each a leading axis of R replicas, drawn apart: the points of a replica depend on its
+    seed only. p* is evaluated in float64 before x is rounded to ``dtype``.
+
+    Raises:
+        ValueError: no seeds.
+    """
+    roots = list(seeds) if isinstance(seeds, Sequence) else [seeds]
+    if not roots:
+        raise ValueError("seeds must be an int or a non-empty sequence of ints, received an empty one")
+    x = torch.empty((len(roots), n, *mixture.shape), dtype=dtype)
+    y = torch.empty((len(roots), n), dtype=torch.int64)
+    log_bayes = torch.empty((len(roots), n, mixture.num_classes), dtype=torch.float64) if bayes else None
+    for replica, seed in enumerate(roots):
+        start = 0
+        for points, drawn in mixture.stream(n, seed):
+            block = (replica, slice(start, start + len(drawn)))
+            x[block], y[block] = points, drawn
+            if log_bayes is not None:
+                log_bayes[block] = mixture.log_posterior(points)
+            start += len(drawn)
+    if isinstance(seeds, Sequence):
+        return x, y, log_bayes
+    return x[0], y[0], None if log_bayes is None else log_bayes[0]
 
 
 class InMemory:
@@ -44,9 +78,15 @@ class InMemory:
         labelled: bool of ``y``'s shape, False where a semi-supervised method must not look at ``y``.
         targets: probability rows to learn from instead of labels, ``(N, K)`` or ``(R, N, K)``: a teacher's, a noisy
             p*; held in ``dtype``. Refused with ``augment``: they belong to the x that they were made for.
-        augment: ``"crop-flip"``, see :mod:`bcpd.data.augment`; ``shape`` must be (C, H, W).
+        augment: a name in :data:`bcpd.data.AUGMENTATIONS`, see :mod:`bcpd.data.augment`; ``shape`` must be (C, H, W).
         normalise: moments by channel (the first axis of ``shape``), applied last; uint8 is scaled to [0, 1] first.
-        symmetries: augmentations that leave p* unchanged, as the mixture declares them.
+        symmetries: augmentations that leave p* unchanged, as the mixture declares them: the rows of ``log_bayes`` stay.
+        recompute: instead, the law's log p*, ``(n, *shape)`` float64 -> ``(n, K)``: where a view is shown, a batch's
+            ``log_bayes`` is that of the shown x (before normalisation, uint8 scaled to [0, 1]). **Labels do not follow
+            it**: they were drawn from p* of the original, and where the augmentation is no symmetry the shown x does
+            not have the law whose p* this is. Then the recomputed rows are what the law says at the shown x, and *not*
+            P(y | shown x): they are not calibrated for the labels beside them. They can be taught; nothing can be
+            measured by them.
         dtype: of the x a batch holds.
 
     Attributes:
@@ -57,7 +97,8 @@ class InMemory:
     Raises:
         ValueError: shapes that do not belong together, labels out of range, values that are not finite, rows of
             ``log_bayes`` or ``targets`` that do not sum to one; or ``augment`` where targets are given, or p* is known
-            and the augmentation is none of its symmetries, for then the rows would be those of another x.
+            and the augmentation is none of its symmetries and nothing recomputes it, for then the rows would be those
+            of another x; or ``recompute`` without an augmentation or a known p*.
     """
 
     def __init__(
@@ -72,6 +113,7 @@ class InMemory:
         augment: Augmentation | None = None,
         normalise: Normalisation | None = None,
         symmetries: Collection[str] = frozenset(),
+        recompute: Callable[[Tensor], Tensor] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if num_classes < 2:
@@ -85,6 +127,7 @@ class InMemory:
         self.augment = augment
         self.normalise = normalise
         self.symmetries = frozenset(symmetries)
+        self.recompute = recompute
         self.y = labels(_tensor(y), num_classes, "y").to(device)
         if self.y.ndim not in (1, 2) or self.y.numel() == 0:
             raise ValueError(f"y must have shape (N,) or (R, N) and not be empty, received {tuple(self.y.shape)}")
@@ -113,27 +156,18 @@ class InMemory:
         seeds: int | Sequence[int],
         *,
         augment: Augmentation | None = None,
+        recompute: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
         """``n`` points of a mixture with their exact log p*; a sequence of R seeds gives R replicas, drawn apart.
 
         The points of a replica depend on its seed only. p* is evaluated in float64 before x is rounded to ``dtype``.
+
+        Args:
+            recompute: whether the mixture recomputes p* at every shown view; what that is not, the class says. Not
+                needed, and slower, for an augmentation that the mixture declares a symmetry.
         """
-        several = isinstance(seeds, Sequence)
-        roots = list(seeds) if isinstance(seeds, Sequence) else [seeds]
-        if not roots:
-            raise ValueError("seeds must be an int or a non-empty sequence of ints, received an empty one")
-        x = torch.empty((len(roots), n, *mixture.shape), dtype=dtype)
-        y = torch.empty((len(roots), n), dtype=torch.int64)
-        log_bayes = torch.empty((len(roots), n, mixture.num_classes), dtype=torch.float64)
-        for replica, seed in enumerate(roots):
-            start = 0
-            for points, drawn in mixture.stream(n, seed):
-                block = (replica, slice(start, start + len(drawn)))
-                x[block], y[block], log_bayes[block] = points, drawn, mixture.log_posterior(points)
-                start += len(drawn)
-        if not several:
-            x, y, log_bayes = x[0], y[0], log_bayes[0]
+        x, y, log_bayes = draw(mixture, n, seeds, dtype)
         return cls(
             x,
             y,
@@ -141,6 +175,7 @@ class InMemory:
             log_bayes=log_bayes,
             augment=augment,
             symmetries=mixture.symmetries,
+            recompute=mixture.log_posterior if recompute else None,
             dtype=dtype,
         )
 
@@ -155,6 +190,11 @@ class InMemory:
     @property
     def replicas(self) -> int | None:
         return self.y.shape[0] if self.y.ndim == 2 else None
+
+    @property
+    def num_views(self) -> int:
+        """Views that an example has under the augmentation; 1 without one."""
+        return 1 if self.augment is None else num_views(self.augment, self.shape)
 
     def batch(
         self,
@@ -172,7 +212,8 @@ class InMemory:
                 so that R models can share one set and walk it in R orders.
             seed: of the augmentation; R of them give each row of ``index`` its own.
             epoch: the epoch whose augmentation to show; None for the examples as they are.
-            views: instead of an epoch, the views to show, int64 of ``index``'s shape: to tabulate a teacher by view.
+            views: instead of an epoch, the views to show, int64 of ``index``'s shape in ``0 .. num_views - 1``: to
+                tabulate a teacher by view.
         Returns:
             a :class:`Batch`; where an augmentation was applied, ``extra["view"]`` holds the view numbers.
         Raises:
@@ -187,17 +228,20 @@ class InMemory:
             )
         take = self._rows(positions)
         x = take(self.x)
+        log_bayes = None
         extra = {}
         if self.augment is not None and epoch is not None:
-            views = view_numbers(seed, epoch, positions)
-        if views is not None:
+            views = view_numbers(seed, epoch, positions, self.num_views)
+        if self.augment is not None and views is not None:
             extra["view"] = views.to(self.device)
-            x = crop_flip(x, extra["view"])
+            x = AUGMENTATIONS[self.augment](x, extra["view"])
+        if self.log_bayes is not None:
+            log_bayes = self._recomputed(x) if self.recompute is not None and extra else take(self.log_bayes)
         return Batch(
             x=self._finish(x),
             y=take(self.y),
             index=positions,
-            log_bayes=None if self.log_bayes is None else take(self.log_bayes),
+            log_bayes=log_bayes,
             labelled=None if self.labelled is None else take(self.labelled),
             targets=None if self.targets is None else take(self.targets),
             extra=extra,
@@ -219,7 +263,7 @@ class InMemory:
     def without_bayes(self) -> Self:
         """The same examples, p* forgotten: batches are gathered without it."""
         bare = copy.copy(self)
-        bare.log_bayes = None
+        bare.log_bayes = bare.recompute = None
         return bare
 
     def inputs(self, index: Tensor) -> Tensor:
@@ -255,7 +299,14 @@ class InMemory:
             digest.update(f"\x1f{name}".encode())
             if tensor is not None:
                 digest.update(f":{tensor.dtype}:{tuple(tensor.shape)}\x1f".encode())
-                digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                digest.update(_bytes(tensor))
+        if self.recompute is not None:
+            # a function is known by what it gives
+            some = self._checked_index(torch.arange(min(_PROBED, len(self))))
+            rows = self.batch(some, views=torch.full_like(some, self.num_views - 1)).log_bayes
+            assert rows is not None
+            digest.update(b"\x1frecompute\x1f")
+            digest.update(_bytes(rows))
         return digest.hexdigest()
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -289,6 +340,19 @@ class InMemory:
             return x / 255 if scaled else x
         factor, shift = self._affine
         return torch.addcmul(shift, x, factor)
+
+    def _recomputed(self, x: Tensor) -> Tensor:
+        """log p* of the law at shown, not yet normalised x."""
+        assert self.recompute is not None
+        leading = x.shape[: x.ndim - len(self.shape)]
+        scaled = x.dtype == torch.uint8
+        flat = x.reshape(-1, *self.shape).to(torch.float64)
+        rows = self.recompute(flat / 255 if scaled else flat)
+        if rows.shape != (len(flat), self.num_classes):
+            raise ValueError(
+                f"recompute must return rows of shape {(len(flat), self.num_classes)}, received {tuple(rows.shape)}"
+            )
+        return rows.to(self.device, torch.float64).reshape(*leading, self.num_classes)
 
     def _normalising_map(self, normalise: Normalisation) -> tuple[Tensor, Tensor]:
         """The stored value's factor and shift by channel; on the device once, for a step must not wait for a copy."""
@@ -351,16 +415,22 @@ class InMemory:
         return mask
 
     def _check_augmentation(self) -> None:
+        if self.recompute is not None and (self.augment is None or self.log_bayes is None):
+            known = "unknown" if self.log_bayes is None else "known"
+            raise ValueError(
+                f"recompute needs an augmentation and a known p*, received augment={self.augment!r} and p* {known}"
+            )
         if self.augment is None:
             return
-        if self.augment not in get_args(Augmentation):
-            raise ValueError(f"augment must be None or one of {get_args(Augmentation)}, received {self.augment!r}")
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"augment must be None or one of {tuple(AUGMENTATIONS)}, received {self.augment!r}")
         if len(self.shape) != 3:
             raise ValueError(f"{self.augment} needs images of shape (C, H, W), received x of shape {self.shape}")
         if self.targets is not None:
             raise ValueError(f"augment={self.augment!r} changes x, but targets belong to the x they were made for")
-        if self.log_bayes is not None and self.augment not in self.symmetries:
+        if self.log_bayes is not None and self.recompute is None and self.augment not in self.symmetries:
             raise ValueError(
                 f"augment={self.augment!r} would change p*(x), which is known here; declared symmetries: "
-                f"{sorted(self.symmetries) or 'none'}"
+                f"{sorted(self.symmetries) or 'none'}; use one of them, fresh samples every epoch "
+                f"(bcpd.data.FreshSamples), or recompute"
             )

@@ -1,11 +1,21 @@
-"""Crop and flip against a slow reference, and the distribution of the views."""
+"""Augmentations against slow references, and the distribution of the views."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 
-from bcpd.data.augment import CENTRE_VIEW, NUM_VIEWS, PADDING, crop_flip, view_numbers
+from bcpd.data.augment import (
+    AUGMENTATIONS,
+    CENTRE_VIEW,
+    NUM_VIEWS,
+    PADDING,
+    crop_flip,
+    cyclic_shift,
+    flip,
+    num_views,
+    view_numbers,
+)
 from bcpd.seeds import derive
 
 FALSE_ALARM = 1e-4  # of each chi-square test below; seeds are fixed, so a pass stays a pass
@@ -42,12 +52,45 @@ def test_centre_view_is_the_image_and_its_successor_the_mirror_image() -> None:
     assert torch.equal(shown[1], images[1].flip(-1))
 
 
-def test_leading_axes_are_carried_and_the_input_is_left_alone() -> None:
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (2, 5, 7), (1, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
+def test_every_cyclic_shift_is_a_roll_of_the_image(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    count = shape[1] * shape[2]
+    assert num_views("cyclic-shift", shape) == count
+    images = torch.randint(1, 256, (count, *shape), generator=torch.Generator().manual_seed(0)).to(dtype)
+    shown = cyclic_shift(images, torch.arange(count))
+    assert shown.dtype == dtype
+    for view in range(count):
+        assert torch.equal(shown[view], images[view].roll((view // shape[2], view % shape[2]), (-2, -1))), view
+    # what leaves comes back: the shifts of an image are a group, and the opposite view undoes a view
+    back = [(-(view // shape[2]) % shape[1]) * shape[2] + -(view % shape[2]) % shape[2] for view in range(count)]
+    assert torch.equal(cyclic_shift(shown, torch.tensor(back)), images)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_flip_mirrors_left_to_right_where_it_is_asked_for(dtype: torch.dtype) -> None:
+    images = torch.randint(1, 256, (4, 2, 5, 7), generator=torch.Generator().manual_seed(0)).to(dtype)
+    shown = flip(images, torch.tensor([1, 0, 0, 1]))
+    assert shown.dtype == dtype
+    for view, image, before in zip([1, 0, 0, 1], shown.numpy(), images.numpy(), strict=True):
+        np.testing.assert_array_equal(image, before[:, :, ::-1] if view else before)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_leading_axes_are_carried_and_the_input_is_left_alone(name: str) -> None:
+    augmented = AUGMENTATIONS[name]
     images = torch.randint(1, 256, (2, 5, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     before = images.clone()
-    views = torch.arange(10).reshape(2, 5) * 16
-    shown = crop_flip(images, views)
-    assert torch.equal(shown.flatten(0, 1), crop_flip(images.flatten(0, 1), views.flatten()))
+    views = torch.arange(10).reshape(2, 5) * 15 % num_views(name, (3, 6, 6))
+    shown = augmented(images, views)
+    assert torch.equal(shown.flatten(0, 1), augmented(images.flatten(0, 1), views.flatten()))
+    assert torch.equal(augmented(images[0, 3], views[0, 3]), shown[0, 3])
+    assert torch.equal(images, before)
+    assert not torch.equal(shown, before)
+    # any memory format of the input, and no memory shared with it
+    strided = images.flatten(0, 1).to(memory_format=torch.channels_last)
+    assert torch.equal(augmented(strided, views.flatten()), shown.flatten(0, 1))
+    shown.zero_()
     assert torch.equal(images, before)
 
 
@@ -58,6 +101,19 @@ def test_all_views_are_reached_equally_often() -> None:
     # the same test rejects eight hash bits folded by a remainder, which favours the low views
     folded = (torch.arange(500 * NUM_VIEWS) * 2654435761 % 256 % NUM_VIEWS).bincount(minlength=NUM_VIEWS)
     assert uniformity(folded) < FALSE_ALARM
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("cyclic-shift", (1, 8, 8)), ("cyclic-shift", (3, 5, 7)), ("flip", (1, 4, 4))]
+)
+def test_the_views_of_every_augmentation_are_reached_equally_often(name: str, shape: tuple[int, ...]) -> None:
+    count = num_views(name, shape)
+    views = view_numbers(0, 0, torch.arange(500 * count), count)
+    assert uniformity(views.bincount(minlength=count)) > FALSE_ALARM
+    later = view_numbers(0, 1, torch.arange(500 * count), count)
+    if count < 40:
+        assert uniformity((views * count + later).bincount(minlength=count**2)) > FALSE_ALARM
+    assert not torch.equal(views, later)
 
 
 def test_one_image_over_epochs_and_over_seeds_sees_all_views_equally_often() -> None:
@@ -127,6 +183,18 @@ def test_refusals() -> None:
         crop_flip(images, torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="views must be int64"):
         crop_flip(images, views.float())
+    with pytest.raises(ValueError, match=r"views must lie in 1\.\.2147483647, received 0"):
+        view_numbers(0, 0, views, 0)
+    with pytest.raises(
+        ValueError, match=r"augment must be one of \('crop-flip', 'cyclic-shift', 'flip'\), received 'x'"
+    ):
+        num_views("x", (1, 8, 8))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"flip needs images of shape \(C, H, W\), received \(8,\)"):
+        num_views("flip", (8,))
+    with pytest.raises(ValueError, match=r"views must lie in 0\.\.63, received values in 0\.\.64"):
+        cyclic_shift(images, torch.tensor([0, 64]))
+    with pytest.raises(ValueError, match=r"views must lie in 0\.\.1, received values in 0\.\.2"):
+        flip(images, torch.tensor([0, 2]))
     for wrong in (-1, NUM_VIEWS):
         with pytest.raises(ValueError, match=rf"views must lie in 0\.\.161, received values in .*{wrong}"):
             crop_flip(images, torch.tensor([5, wrong]))
@@ -138,4 +206,6 @@ def test_views_and_pixels_are_the_same_on_the_gpu() -> None:
     views = view_numbers(3, 1, index)
     assert torch.equal(view_numbers(3, 1, index.cuda()).cpu(), views)
     images = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(crop_flip(images.cuda(), views[:512].cuda()).cpu(), crop_flip(images, views[:512]))
+    for name, augmented in AUGMENTATIONS.items():
+        shown = views[:512] % num_views(name, (3, 32, 32))
+        assert torch.equal(augmented(images.cuda(), shown.cuda()).cpu(), augmented(images, shown)), name

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bcpd.data import InMemory, Normalisation, crop_flip, view_numbers
+from bcpd.data import InMemory, Normalisation, crop_flip, cyclic_shift, flip, view_numbers
+from bcpd.mixtures import BernoulliMixture, ShiftedTemplates, calibration_z
 from bcpd.seeds import generator
 
 N, R, K, D = 40, 3, 5, 4
@@ -47,6 +48,17 @@ class Line:
 
     def log_posterior(self, x: Tensor) -> Tensor:
         return torch.cat([1e6 * x, -1e6 * x], -1).sin().log_softmax(-1)
+
+
+def shifted_templates() -> ShiftedTemplates:
+    """A template of each class under a random cyclic shift, in noise."""
+    return ShiftedTemplates(torch.randn(3, 1, 4, 4, generator=generator(0, "templates"), dtype=torch.float64), 0.8)
+
+
+def binary_images(symmetric: bool = False) -> BernoulliMixture:
+    """Three by three pixels, of which everything can be enumerated; perhaps with the same law under a flip."""
+    theta = 0.05 + 0.9 * torch.rand(2, 1, 3, 3, generator=generator(0, "theta"), dtype=torch.float64)
+    return BernoulliMixture((theta + theta.flip(-1)) / 2 if symmetric else theta)
 
 
 def test_a_batch_holds_the_rows_at_its_index() -> None:
@@ -158,6 +170,120 @@ def test_augmentation_where_bayes_is_known_needs_a_declared_symmetry() -> None:
     assert source.batch(torch.arange(2), epoch=0).log_bayes is not None
 
 
+@pytest.mark.parametrize(("name", "count", "function"), [("cyclic-shift", 120, cyclic_shift), ("flip", 2, flip)])
+def test_views_of_every_augmentation_can_be_tabulated(name: Any, count: int, function: Any) -> None:
+    x, y = pictures()
+    source = InMemory(x, y, num_classes=K, augment=name)
+    assert (source.num_views, InMemory(x, y, num_classes=K).num_views) == (count, 1)
+    index = torch.arange(N)
+    batch = source.batch(index, seed=3, epoch=5)
+    assert torch.equal(batch.extra["view"], view_numbers(3, 5, index, count))
+    assert torch.equal(batch.x, function(x, batch.extra["view"]).float() / 255)
+    table = torch.stack([source.batch(index, views=torch.full((N,), view)).x for view in range(count)])
+    assert torch.equal(batch.x, table[batch.extra["view"], index])
+    with pytest.raises(ValueError, match=rf"views must lie in 0\.\.{count - 1}, received"):
+        source.batch(index, views=torch.full((N,), count))
+
+
+def test_a_declared_symmetry_keeps_the_rows_which_are_p_star_of_the_shown_x() -> None:
+    mixture: Any = shifted_templates()
+    source = InMemory.from_mixture(mixture, 20_000, 3, augment="cyclic-shift", dtype=torch.float64)
+    batch = source.batch(torch.arange(20_000), seed=1, epoch=0)
+    assert batch.log_bayes is not None
+    assert torch.equal(batch.log_bayes, source.log_bayes)
+    assert float((batch.x != source.x).flatten(1).any(1).double().mean()) > 0.9
+    torch.testing.assert_close(batch.log_bayes, mixture.log_posterior(batch.x), rtol=0, atol=1e-9)
+    # 60 scores: a false alarm of 3e-5
+    assert float(calibration_z(batch.x, batch.y, batch.log_bayes).abs().max()) < 5
+    with pytest.raises(ValueError, match=r"augment='flip' would change .*declared symmetries: \['cyclic-shift'\]; use"):
+        InMemory.from_mixture(mixture, 20, 3, augment="flip")
+
+
+@pytest.mark.parametrize("world", ["bernoulli", "templates"])
+def test_crop_and_pad_break_the_calibration_of_recomputed_rows(world: str) -> None:
+    """The labels beside a shown x were drawn at the original; what the law says at the shown x is not their law."""
+    mixture: Any = shifted_templates()
+    if world == "bernoulli":
+        mixture = BernoulliMixture(0.05 + 0.9 * torch.rand(3, 1, 8, 8, generator=generator(0, "theta")).double())
+    source = InMemory.from_mixture(mixture, 5_000, 3, augment="crop-flip", recompute=True, dtype=torch.float64)
+    index = torch.arange(5_000)
+    shown, still = source.batch(index, seed=1, epoch=0), source.batch(index)
+    assert shown.log_bayes is not None
+    assert still.log_bayes is not None
+    torch.testing.assert_close(shown.log_bayes, mixture.log_posterior(shown.x), rtol=0, atol=1e-12)
+    assert torch.equal(still.log_bayes, source.log_bayes)
+    # 60 scores or so: a false alarm of 3e-5
+    assert float(calibration_z(still.x, still.y, still.log_bayes).abs().max()) < 5
+    assert float(calibration_z(shown.x, shown.y, shown.log_bayes).abs().max()) > 30
+    # the original's rows know more than the shown x does: calibrated for the labels, and no function of what is shown
+    assert float(calibration_z(shown.x, shown.y, still.log_bayes).abs().max()) < 5
+
+
+def test_neither_kept_nor_recomputed_rows_are_p_star_of_a_crop() -> None:
+    r"""Exactly, over all images and views: :math:`E\|q - P(y | shown)\|^2`, which is 0 for a declared symmetry."""
+
+    def distances(mixture: BernoulliMixture, augment: Any) -> tuple[float, float]:
+        points, weights = mixture.support() or (torch.empty(0), torch.empty(0))
+        count = InMemory(points, torch.zeros(512).long(), num_classes=2, augment=augment).num_views
+        originals = points.repeat_interleave(count, 0)
+        shown = {"crop-flip": crop_flip, "flip": flip}[augment](originals, torch.arange(count).repeat(512))
+        mass = weights.repeat_interleave(count) / count
+        kept = mixture.posterior(originals)
+        code = (shown.flatten(1) @ 2.0 ** torch.arange(9, dtype=torch.float64)).long()
+        joint = torch.zeros(512, 2, dtype=torch.float64).index_add_(0, code, mass[:, None] * kept)
+        truth = (joint / joint.sum(1, keepdim=True).clamp(min=1e-300))[code]
+        gaps = (kept - truth, mixture.posterior(shown) - truth)
+        return tuple(float(mass @ gap.square().sum(1)) for gap in gaps)  # type: ignore[return-value]
+
+    assert min(distances(binary_images(), "crop-flip")) > 0.05
+    assert min(distances(binary_images(), "flip")) > 0.01
+    assert max(distances(binary_images(symmetric=True), "flip")) < 1e-24
+    assert min(distances(binary_images(symmetric=True), "crop-flip")) > 0.05
+
+
+def test_rows_are_recomputed_for_the_shown_x_only() -> None:
+    calls: list[Tensor] = []
+
+    def law(x: Tensor) -> Tensor:
+        calls.append(x)
+        return (x.flatten(1)[:, :K] * 3).log_softmax(-1)
+
+    x, y = pictures()
+    known = law(x.double() / 255)
+    moments = Normalisation((0.5, 0.25, 0.1), (0.2, 0.3, 0.4))
+    options: dict[str, Any] = {"num_classes": K, "log_bayes": known, "augment": "crop-flip", "normalise": moments}
+    source = InMemory(x, y, recompute=law, **options)
+    index = torch.tensor([3, 30, 8])
+    calls.clear()
+    assert torch.equal(source.batch(index).log_bayes, known[index])  # type: ignore[arg-type]
+    assert source.without_bayes().batch(index, epoch=0).log_bayes is None
+    assert source.without_bayes().with_targets(None).log_bayes is None
+    assert not calls
+    batch = source.batch(index, seed=2, epoch=1)
+    shown = crop_flip(x[index], batch.extra["view"]).double() / 255
+    assert torch.equal(calls[-1], shown)
+    assert torch.equal(batch.log_bayes, law(shown))  # type: ignore[arg-type]
+    rows = InMemory(
+        x.reshape(2, 20, 3, 10, 12), y.reshape(2, 20), recompute=law, **options | {"log_bayes": known.reshape(2, 20, K)}
+    )
+    both = rows.batch(torch.tensor([3, 8]), seed=[0, 1], epoch=1)
+    assert torch.equal(
+        both.log_bayes[1], rows.subset(torch.arange(20)).batch(torch.tensor([3, 8]), seed=[0, 1], epoch=1).log_bayes[1]
+    )  # type: ignore[index]
+    assert both.log_bayes is not None
+    assert torch.equal(both.log_bayes[0], source.batch(torch.tensor([3, 8]), views=both.extra["view"][0]).log_bayes)  # type: ignore[arg-type]
+    other = InMemory(x, y, recompute=lambda x: 2 * law(x) - (2 * law(x)).logsumexp(-1, keepdim=True), **options)
+    kept = InMemory(x, y, symmetries={"crop-flip"}, **options)
+    assert len({source.fingerprint(), other.fingerprint(), kept.fingerprint()}) == 3
+    assert source.fingerprint() == InMemory(x, y, recompute=law, **options).fingerprint()
+    with pytest.raises(ValueError, match=r"recompute must return rows of shape \(3, 5\), received \(3, 4\)"):
+        InMemory(x, y, recompute=lambda x: law(x)[:, 1:], **options).batch(index, epoch=0)
+    with pytest.raises(ValueError, match=r"recompute needs an augmentation .* received augment=None and p\* known"):
+        InMemory(x, y, recompute=law, **options | {"augment": None})
+    with pytest.raises(ValueError, match=r"received augment='crop-flip' and p\* unknown"):
+        InMemory(x, y, recompute=law, **options | {"log_bayes": None})
+
+
 def test_subset_renumbers_and_keeps_every_column() -> None:
     x, y, log_bayes = vectors(N)
     source = InMemory(x, y, num_classes=K, log_bayes=log_bayes, labelled=y > 2, dtype=torch.float64)
@@ -245,6 +371,9 @@ def test_fingerprint_follows_contents_and_nothing_else() -> None:
         InMemory(x, y, num_classes=K + 1),
         base.subset(torch.arange(1, N)),
     ]
+    colour, labels = pictures()
+    names: list[Any] = [None, "crop-flip", "cyclic-shift", "flip"]
+    others += [InMemory(colour, labels, num_classes=K, augment=name) for name in names]
     assert len({base.fingerprint(), *(other.fingerprint() for other in others)}) == len(others) + 1
 
 

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bcpd.nets import NETS, build
 from bcpd.nets.cifar_resnet import CifarResNet
 
-# 100 classes, 32 x 32: parameters and forward multiply-accumulates in millions, of the RepDistiller networks
+# 100 classes, 32 x 32: parameters and forward multiply-accumulates in millions, of the RepDistiller networks (which
+# have no resnet8x0.5: counted by hand)
 SIZES = {
     "resnet8": (0.084, 12.5),
     "resnet14": (0.181, 26.7),
@@ -18,6 +19,7 @@ SIZES = {
     "resnet44": (0.667, 97.4),
     "resnet56": (0.862, 125.8),
     "resnet110": (1.737, 253.2),
+    "resnet8x0.5": (0.023, 3.2),
     "resnet8x4": (1.234, 177.1),
     "resnet32x4": (7.434, 1083.0),
 }
@@ -41,6 +43,38 @@ def test_parameters_and_work_are_those_of_the_published_networks(name: str) -> N
     assert round(counter.get_total_flops() / 2e6, 1) == macs
 
 
+@pytest.mark.parametrize(
+    ("input_shape", "parameters", "macs"),
+    [
+        # by hand: the stem and the blocks of 8, 16 and 32 channels at full, half and quarter size, the read-out
+        (
+            (1, 8, 8),
+            72 + 19_072 + 336 + 330,
+            64 * (72 + 1152) + 16 * (1152 + 2304 + 128) + 4 * (4608 + 9216 + 512) + 320,
+        ),
+        (
+            (3, 32, 32),
+            216 + 19_072 + 336 + 330,
+            1024 * (216 + 1152) + 256 * (1152 + 2304 + 128) + 64 * (4608 + 9216 + 512) + 320,
+        ),
+    ],
+)
+def test_the_half_width_network_is_a_quarter_of_the_work(
+    input_shape: tuple[int, int, int], parameters: int, macs: int
+) -> None:
+    half, whole = (
+        build(name, num_classes=10, input_shape=input_shape).to("meta") for name in ("resnet8x0.5", "resnet8")
+    )
+    assert sum(p.numel() for p in half.parameters()) == parameters
+    counts = []
+    for net in (half, whole):
+        with FlopCounterMode(display=False) as counter:
+            net(torch.empty(1, *input_shape, device="meta"))
+        counts.append(counter.get_total_flops() // 2)
+    assert counts[0] == macs
+    assert 3.7 < counts[1] / counts[0] < 4
+
+
 def test_every_convolutional_network_has_its_published_size() -> None:
     assert set(SIZES) == set(NETS) - {"mlp"}
 
@@ -52,6 +86,7 @@ def test_every_convolutional_network_has_its_published_size() -> None:
         ("resnet20", (3, 32, 32), [(16, 32, 32), (32, 16, 16), (64, 8, 8)]),
         ("resnet8x4", (3, 32, 32), [(64, 32, 32), (128, 16, 16), (256, 8, 8)]),
         ("resnet8", (1, 8, 8), [(16, 8, 8), (32, 4, 4), (64, 2, 2)]),
+        ("resnet8x0.5", (1, 8, 8), [(8, 8, 8), (16, 4, 4), (32, 2, 2)]),
         ("resnet8", (3, 9, 14), [(16, 9, 14), (32, 5, 7), (64, 3, 4)]),
     ],
 )
@@ -123,8 +158,17 @@ def test_the_memory_format_of_the_input_does_not_matter(train: bool) -> None:
     plain = net(x)
     for ours, theirs in zip(net(x.to(memory_format=torch.channels_last)), plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    net.to(memory_format=torch.channels_last)
+    net.to(memory_format=torch.contiguous_format)
     torch.testing.assert_close(net(x).logits, plain.logits, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_maps_are_channels_last_whatever_the_input_is(channels: int) -> None:
+    net = cifar("resnet8", input_shape=(channels, 16, 16))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        views = net(images(4, channels, 16, 16).contiguous(memory_format=layout))
+        assert all(view.is_contiguous(memory_format=torch.channels_last) for view in (*views.stages, *views.preacts))
+        assert not views.stages[0].is_contiguous()
 
 
 def test_views_survive_the_backward_pass_unchanged() -> None:
