@@ -18,10 +18,12 @@ from bcpd import seeds
 from bcpd.tensors import ArrayLike, float64
 
 __all__ = [
+    "CrossedInterval",
     "Equivalence",
     "Interval",
     "PairedDifference",
     "RankCorrelation",
+    "crossed_mean_interval",
     "equivalence",
     "holm",
     "mean_interval",
@@ -52,6 +54,21 @@ class PairedDifference(Interval):
     """An :class:`Interval` of differences, with the two-sided p-value of "the mean difference is 0"."""
 
     p_value: float
+
+
+@dataclass(frozen=True)
+class CrossedInterval(Interval):
+    """An :class:`Interval` of a mean over ``n`` rows crossed with ``columns``; see :func:`crossed_mean_interval`.
+
+    Attributes:
+        columns: their number.
+        row_stderr: the part of ``stderr`` that more rows would lower: that of the row means.
+        column_stderr: the part that more columns would lower; ``stderr`` is the root of the sum of both squares.
+    """
+
+    columns: int
+    row_stderr: float
+    column_stderr: float
 
 
 @dataclass(frozen=True)
@@ -117,6 +134,73 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> P
     interval = mean_interval(_differences(a, b), confidence)
     p_value = 2 * _upper_tail(abs(interval.mean), interval)
     return PairedDifference(interval.mean, interval.low, interval.high, interval.stderr, interval.n, p_value)
+
+
+def crossed_mean_interval(values: ArrayLike, confidence: float = 0.95) -> CrossedInterval:
+    r"""Mean of a table over two crossed factors, say S seeds (rows) x n images (columns), both of them samples.
+
+    What is meant is the mean over all seeds and all images. With
+    :math:`v_{si} = \mu + a_s + b_i + c_{si}`, the parts uncorrelated (which is no assumption where seeds and images are
+    drawn independently: it is Hoeffding's decomposition),
+
+    .. math:: \operatorname{var}\bar v = \frac{\sigma_a^2}S + \frac{\sigma_b^2}n + \frac{\sigma_c^2}{Sn}, \qquad
+              V_a = \frac{s^2(\bar v_{s\cdot})}S, \quad V_b = \frac{s^2(\bar v_{\cdot i})}n, \quad
+              V_c = \frac{s^2(v_{si} - \bar v_{s\cdot} - \bar v_{\cdot i} + \bar v)}{Sn},
+
+    where each variance is divided by its degrees of freedom; :math:`V_a` holds :math:`\sigma_c^2 / Sn` too, and so does
+    :math:`V_b`. Hence, with fewer rows than columns, stderr and interval
+
+    .. math:: \mathrm{se}^2 = V_a + (V_b - V_c)_+, \qquad
+              \bar v \mp \sqrt{t_{S-1}^2\, V_a + t_{n-1}^2\, (V_b - V_c)_+}
+
+    (with more, :math:`V_c` is taken from :math:`V_a`). For normal parts and many columns its coverage is **at least**
+    the confidence, whatever the variances, and equal to it where one factor is all (Banerjee 1960):
+    :math:`G(u) = P(Z^2 \le u)` is concave, so with the shares :math:`w_a + w_b = 1` of the variance and
+    :math:`V_a = w_a X_a`, :math:`X_a \sim \chi^2_{S-1} / (S-1)`,
+
+    .. math:: \mathbb E\,G(w_a t_{S-1}^2 X_a + w_b t_{n-1}^2 X_b)
+              \ge w_a \mathbb E\,G(t_{S-1}^2 X_a) + w_b \mathbb E\,G(t_{n-1}^2 X_b).
+
+    At 95 % it is at most 97.7 % for S = 3, 96.6 % for 5, 95.7 % for 12. The alternatives fall below, by numerical
+    integration over :math:`X_a` at S = 3: Satterthwaite's degrees of freedom to 92 %, the normal quantile to 81 %, the
+    pigeonhole bootstrap (Owen 2007) to 75 %; an interval over one factor alone, to nothing.
+
+    Args:
+        values: ``(S, n)``; a row a unit of the first factor, a column one of the second.
+        confidence: two-sided, in (0, 1).
+    Returns:
+        with ``n`` the number of rows. A single row, or column, says nothing about the spread of its factor:
+        ``stderr`` is ``nan`` and the interval is the whole line.
+    Raises:
+        ValueError: other shapes, values that are not finite, or a confidence outside (0, 1).
+    """
+    table: Array = float64(values, "values").detach().cpu().numpy()
+    if table.ndim != 2 or table.size == 0:
+        raise ValueError(f"values must be a table of shape (rows, columns), received shape {table.shape}")
+    if not np.isfinite(table).all():
+        row, column = (int(place) for place in np.argwhere(~np.isfinite(table))[0])
+        raise ValueError(f"values must be finite, received {table[row, column]} at ({row}, {column})")
+    _check_fraction(confidence, "confidence")
+    rows, columns = table.shape
+    mean = math.fsum(table.ravel()) / table.size
+    if min(rows, columns) == 1:
+        return CrossedInterval(mean, -math.inf, math.inf, math.nan, rows, columns, math.nan, math.nan)
+    by_row, by_column = table.mean(1) - mean, table.mean(0) - mean
+    interaction = table - mean - by_row[:, None] - by_column
+    degrees = rows - 1, columns - 1
+    parts = [
+        float(by_row @ by_row) / degrees[0] / rows,
+        float(by_column @ by_column) / degrees[1] / columns,
+    ]
+    # both hold the interaction: it stays with the shorter factor, whose quantile is the larger
+    longer = int(rows <= columns)
+    shared = float((interaction**2).sum()) / (degrees[0] * degrees[1]) / table.size
+    parts[longer] = max(0.0, parts[longer] - shared)
+    quantiles = [float(stdtrit(degree, 0.5 + confidence / 2)) for degree in degrees]
+    half = math.hypot(*(quantile * math.sqrt(part) for quantile, part in zip(quantiles, parts, strict=True)))
+    row_stderr, column_stderr = (math.sqrt(part) for part in parts)
+    stderr = math.hypot(row_stderr, column_stderr)
+    return CrossedInterval(mean, mean - half, mean + half, stderr, rows, columns, row_stderr, column_stderr)
 
 
 def equivalence(a: ArrayLike, b: ArrayLike, margin: float, alpha: float = 0.05) -> Equivalence:

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "testing": WORLD | {"losses"},
     "distill": WORLD | {"losses"},
     "train": TRAINING,
-    "measure": FORMULAS,
+    "measure": FORMULAS | {"stats"},
     "stats": FORMULAS,
     "power": FORMULAS,
     "targets": FORMULAS,

@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from bcpd.stats import equivalence, holm, mean_interval, paired_difference, partial_spearman, spearman
+from bcpd.stats import (
+    CrossedInterval,
+    crossed_mean_interval,
+    equivalence,
+    holm,
+    mean_interval,
+    paired_difference,
+    partial_spearman,
+    spearman,
+)
 
 checked = settings(derandomize=True, deadline=None, max_examples=60)
 samples = st.tuples(st.integers(2, 30), st.integers(0, 2**32 - 1))
@@ -73,6 +82,110 @@ def test_equal_differences(shift: float, p_value: float) -> None:
     b = np.array([1.0, 2.0, 4.0])
     found = paired_difference(b + shift, b)
     assert (found.mean, found.stderr, found.p_value) == (shift, 0.0, p_value)
+
+
+# ------------------------------------------------------------------------------------------------------------- crossed
+
+tables = st.tuples(st.integers(2, 6), st.integers(2, 8), st.integers(0, 2**32 - 1))
+
+
+@checked
+@given(tables, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_without_an_interaction_the_squares_of_two_intervals_add(
+    table: tuple[int, int, int], confidence: float
+) -> None:
+    rows, columns, seed = table
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=rows), rng.normal(2, 3, columns)
+    found = crossed_mean_interval(a[:, None] + b, confidence)
+    by_row, by_column = mean_interval(a, confidence), mean_interval(b, confidence)
+    assert (found.n, found.columns) == (rows, columns)
+    assert found.mean == pytest.approx(by_row.mean + by_column.mean, abs=1e-12)
+    assert (found.row_stderr, found.column_stderr) == pytest.approx((by_row.stderr, by_column.stderr), rel=1e-9)
+    assert found.stderr == pytest.approx(math.hypot(by_row.stderr, by_column.stderr), rel=1e-9)
+    half = math.hypot(by_row.high - by_row.mean, by_column.high - by_column.mean)
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), rel=1e-9, abs=1e-9)
+
+
+@checked
+@given(tables)
+def test_the_interaction_is_that_of_all_two_by_two_tables_and_counts_once(table: tuple[int, int, int]) -> None:
+    rows, columns, seed = table
+    values = np.random.default_rng(seed).normal(size=(rows, columns)) + 3 * np.arange(columns)
+    contrasts = [
+        values[s, i] - values[t, i] - values[s, j] + values[t, j]
+        for s, t in combinations(range(rows), 2)
+        for i, j in combinations(range(columns), 2)
+    ]
+    shared = np.mean(np.square(contrasts)) / 4 / values.size
+    parts = np.array([values.mean(1).var(ddof=1) / rows, values.mean(0).var(ddof=1) / columns])
+    parts[int(rows <= columns)] = max(0.0, parts[int(rows <= columns)] - shared)
+    found = crossed_mean_interval(torch.from_numpy(values))
+    assert (found.row_stderr**2, found.column_stderr**2) == pytest.approx(tuple(parts), rel=1e-9, abs=1e-12)
+    turned = crossed_mean_interval(values.T)
+    if rows != columns:
+        assert (turned.low, turned.high) == pytest.approx((found.low, found.high), rel=1e-9)
+        assert (turned.row_stderr, turned.column_stderr) == pytest.approx((found.column_stderr, found.row_stderr))
+
+
+def coverage(half: Callable[[np.ndarray], float], rows: int, shares: tuple[float, float, float]) -> float:
+    """Exact coverage where the parts of the mean's variance are ``shares`` and only the row means' spread is random.
+
+    The spread of 400 column means and of the interaction is put to its expectation; the chi-square of the row means
+    is integrated over 100 quantiles, given which the mean is normal.
+    """
+    columns = 400
+    contrast = scipy_stats.zscore(np.arange(rows), ddof=1)
+    first, second = np.tile([1.0, -1.0], columns // 2), np.repeat([1.0, -1.0], columns // 2)
+    a, b, c = shares
+    effect = math.sqrt((b + c) * columns) * first + math.sqrt(c * columns * rows) * contrast[:, None] * second
+    covered = []
+    for level in (np.arange(100) + 0.5) / 100:
+        spread = (a + c) * scipy_stats.chi2.ppf(level, rows - 1) / (rows - 1)
+        covered.append(1 - 2 * scipy_stats.norm.sf(half(math.sqrt(spread * rows) * contrast[:, None] + effect)))
+    return float(np.mean(covered))
+
+
+def _half(found: CrossedInterval) -> float:
+    return found.high - found.mean
+
+
+def _satterthwaite(table: np.ndarray) -> float:
+    found = crossed_mean_interval(table)
+    degrees = (len(table) - 1) * (found.stderr / found.row_stderr) ** 4
+    return float(scipy_stats.t.ppf(0.975, degrees)) * found.stderr
+
+
+@pytest.mark.parametrize(("rows", "largest"), [(2, 0.99), (3, 0.98), (5, 0.97), (12, 0.96)])
+def test_the_crossed_interval_never_covers_less_than_it_says(rows: int, largest: float) -> None:
+    for shares in ((0.3, 0.7, 0.0), (0.8, 0.2, 0.0), (0.4, 0.2, 0.4), (0.0, 0.7, 0.3), (0.1, 0.0, 0.9)):
+        assert 0.95 <= coverage(lambda table: _half(crossed_mean_interval(table)), rows, shares) < largest
+    for shares in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)):  # one factor alone: the t interval, exact
+        found = coverage(lambda table: _half(crossed_mean_interval(table)), rows, shares)
+        assert found == pytest.approx(0.95, abs=2e-3)
+
+
+def test_intervals_that_the_crossed_one_replaces_cover_less() -> None:
+    shares = (0.8, 0.2, 0.0)
+    normal = coverage(lambda table: 1.96 * crossed_mean_interval(table).stderr, 3, shares)
+    by_column = coverage(lambda table: _half_of(table.mean(0)), 3, shares)
+    by_row = coverage(lambda table: _half_of(table.mean(1)), 3, (0.2, 0.8, 0.0))
+    assert coverage(_satterthwaite, 3, shares) < 0.935
+    assert normal < 0.89
+    assert by_column < 0.65
+    assert by_row < 0.85
+
+
+def _half_of(values: np.ndarray) -> float:
+    found = mean_interval(values)
+    return found.high - found.mean
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1)])
+def test_one_row_or_column_says_nothing_about_its_spread(shape: tuple[int, int]) -> None:
+    found = crossed_mean_interval(np.full(shape, 2.0))
+    assert (found.mean, found.low, found.high, found.n, found.columns) == (2.0, -math.inf, math.inf, *shape)
+    assert all(math.isnan(part) for part in (found.stderr, found.row_stderr, found.column_stderr))
 
 
 # --------------------------------------------------------------------------------------------------------- equivalence
@@ -254,6 +367,10 @@ def test_holm_is_neither_bonferroni_nor_benjamini_hochberg() -> None:
         (lambda: mean_interval([[1.0, 2.0]]), r"received shape \(1, 2\)"),
         (lambda: mean_interval([1.0, math.nan]), "values must be finite, received nan at 1"),
         (lambda: mean_interval([1.0, 2.0], 95), r"confidence must lie in \(0, 1\), received 95"),
+        (lambda: crossed_mean_interval([1.0, 2.0]), r"shape \(rows, columns\), received shape \(2,\)"),
+        (lambda: crossed_mean_interval(np.empty((0, 2))), r"received shape \(0, 2\)"),
+        (lambda: crossed_mean_interval([[1.0, 2.0], [1.0, math.inf]]), r"finite, received inf at \(1, 1\)"),
+        (lambda: crossed_mean_interval([[1.0, 2.0], [1.0, 3.0]], 95), r"confidence must lie in \(0, 1\), received 95"),
         (lambda: paired_difference([1.0, 2.0], [1.0]), "received 2 and 1"),
         (lambda: paired_difference([1.0, 2.0], [1.0, math.inf]), "second sample must be finite, received inf at 1"),
         (lambda: equivalence([1.0, 2.0], [1.0, 2.0], 0.0), r"margin must be positive and finite, received 0\.0"),

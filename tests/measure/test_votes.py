@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bcpd import simplex
+from bcpd.data.cifar10h import read_cifar10h
 from bcpd.measure import bayes_error_from_votes, bayes_error_interval, distance_to_votes
-from bcpd.measure.votes import majority_of_the_others, squared_distance_from_votes, squared_norm_from_votes
+from bcpd.measure.votes import (
+    compare_to_votes,
+    entropy_from_votes,
+    kl_from_votes,
+    majority_of_the_others,
+    squared_distance_from_votes,
+    squared_norm_from_votes,
+    surprise_of_the_others,
+    truncated_entropy,
+)
 from bcpd.mixtures import GaussianMixture
 from bcpd.seeds import generator
 from bcpd.testing import simplex_rows, simplex_rows_with_zeros
@@ -80,6 +90,51 @@ def test_the_bracket_holds_the_bayes_error_in_expectation(p: Tensor, voters: int
     assert lower - 1e-12 <= float(1 - p.max()) <= upper + 1e-12
 
 
+@settings(max_examples=30)
+@given(simplex_rows_with_zeros(3), st.integers(2, 5))
+def test_the_entropys_bracket_holds_it_in_expectation_and_is_narrower_than_the_plug_in(p: Tensor, voters: int) -> None:
+    counts, chances = every_ballot(voters, p)
+    lower, upper = float(chances @ truncated_entropy(counts)), float(chances @ surprise_of_the_others(counts))
+    series = sum(float((p * (1 - p) ** v).sum()) / v for v in range(1, voters))
+    assert lower == pytest.approx(series, abs=1e-12)
+    entropy = float(simplex.entropy(p))
+    assert lower - 1e-12 <= entropy <= upper + 1e-12
+    plug_in = float(chances @ simplex.entropy(counts / voters))
+    assert plug_in <= lower + 1e-12
+    # a vote judged by a rule that has seen it is no upper bound
+    seen = -torch.special.xlogy(counts / voters, (counts + 1 / 3) / (voters + 1)).sum(-1)
+    if voters >= 4 and float(p.max()) < 0.5:
+        assert float(chances @ seen) < upper
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=5).filter(lambda counts: sum(counts) >= 2))
+def test_the_surprise_by_leaving_every_voter_out(counts: list[int]) -> None:
+    ballot = [k for k, count in enumerate(counts) for _ in range(count)]
+    surprises = []
+    for place, vote in enumerate(ballot):
+        others = ballot[:place] + ballot[place + 1 :]
+        surprises.append(-math.log((others.count(vote) + 1 / len(counts)) / (len(others) + 1)))
+    assert float(surprise_of_the_others(counts)) == pytest.approx(np.mean(surprises), abs=1e-12)
+
+
+@settings(max_examples=20)
+@given(ROWS, simplex_rows(4), st.integers(1, 4))
+def test_differences_of_distances_are_unbiased_for_any_number_of_votes(
+    pair: tuple[Tensor, Tensor], other: Tensor, voters: int
+) -> None:
+    """One vote is enough: the noise is the same in both, and cancels."""
+    q_a, p = pair
+    q_b = other[: len(p)] / other[: len(p)].sum()
+    counts, chances = every_ballot(voters, p)
+    found = {"mse": 0.0, "kl": 0.0}
+    for count, chance in zip(counts, chances.tolist(), strict=True):
+        at_one_x = compare_to_votes(q_a.expand(2, -1), q_b.expand(2, -1), count.expand(2, -1))
+        found = {name: value + chance * at_one_x[name].value for name, value in found.items()}
+    squared = simplex.squared_distance(q_a, p) - simplex.squared_distance(q_b, p)
+    assert found["mse"] == pytest.approx(float(squared), abs=1e-10)
+    assert found["kl"] == pytest.approx(float(simplex.kl(p, q_a) - simplex.kl(p, q_b)), abs=1e-9)
+
+
 def test_five_votes_put_the_plug_in_far_below() -> None:
     p = torch.tensor([0.6, 0.4], dtype=torch.float64)
     counts, chances = every_ballot(5, p)
@@ -115,6 +170,54 @@ def test_distance_to_votes_finds_the_distance_and_its_noise() -> None:
     assert low < measured["mse"].value < high
 
 
+def test_what_is_linear_in_p_and_the_brackets_of_the_rest() -> None:
+    p, q, votes = sampled(20_000, 5, 7)
+    measured = distance_to_votes(q, votes)
+    predicted = p.gather(-1, q.argmax(-1, keepdim=True))[:, 0]
+    for name, values in {"ce": simplex.cross_entropy(p, q), "accuracy": predicted}.items():
+        assert abs(measured[name].value - float(values.mean())) < 5 * measured[name].stderr, name
+    entropy, kl = entropy_from_votes(votes), kl_from_votes(q, votes)
+    for bracket, truth in ((entropy, simplex.entropy(p)), (kl, simplex.kl(p, q))):
+        assert bracket.lower.value - 5 * bracket.lower.stderr < float(truth.mean())
+        assert bracket.upper.value + 5 * bracket.upper.stderr > float(truth.mean())
+    # the plug-in misses both, by (K - 1) / 2m and more
+    share = votes / 5
+    assert float(simplex.entropy(share).mean()) + 50 * entropy.lower.stderr < float(simplex.entropy(p).mean())
+    assert float(simplex.kl(share, q).mean()) - 50 * kl.upper.stderr > float(simplex.kl(p, q).mean())
+    assert kl.upper.value == pytest.approx(measured["ce"].value - entropy.lower.value, abs=1e-12)
+    assert kl.lower.value == pytest.approx(measured["ce"].value - entropy.upper.value, abs=1e-12)
+
+
+def test_the_noise_of_the_votes_cancels_between_two_predictors() -> None:
+    p, q, votes = sampled(5000, 2, 8)
+    other = 0.8 * p + 0.2 * p.roll(1, -1)
+    found = compare_to_votes(q, other, votes)
+    apart = squared_distance_from_votes(q, votes) - squared_distance_from_votes(other, votes)
+    assert found["mse"].value == pytest.approx(float(apart.mean()), abs=1e-12)
+    assert compare_to_votes(q, other, votes / 2)["mse"].value == pytest.approx(found["mse"].value, abs=1e-15)
+    truth = {
+        "mse": simplex.squared_distance(q, p) - simplex.squared_distance(other, p),
+        "kl": simplex.kl(p, q) - simplex.kl(p, other),
+    }
+    for name, values in truth.items():
+        assert abs(found[name].value - float(values.mean())) < 5 * found[name].stderr, name
+    assert found["accuracy"].value < 0.02
+    single = distance_to_votes(q, votes)["mse"].stderr
+    assert compare_to_votes(q, 0.99 * q + 0.01 / 3, votes)["mse"].stderr < 0.05 * single
+
+
+def test_an_excluded_class_that_somebody_chose_costs_infinity() -> None:
+    q = [[1.0, 0.0], [0.5, 0.5]]
+    votes = [[3, 1], [2, 2]]
+    assert distance_to_votes(q, votes)["ce"].value == math.inf
+    assert kl_from_votes(q, votes).lower.value == math.inf
+    assert distance_to_votes(q, [[4, 0], [2, 2]])["ce"].value == pytest.approx(math.log(2) / 2)
+    assert compare_to_votes(q, [[0.5, 0.5], [0.5, 0.5]], votes)["kl"].value == math.inf
+    assert math.isnan(compare_to_votes(q, q, votes)["kl"].value)
+    logs = [[0.0, -200.0], [math.log(0.5)] * 2]
+    assert distance_to_votes(q, votes, log_q=logs)["ce"].value == pytest.approx(25 + math.log(2) / 2)
+
+
 def test_rows_may_have_different_numbers_of_votes() -> None:
     p, q, _ = sampled(20_000, 2, 1)
     few, many = draw_votes(p[:10_000], 2, 5), draw_votes(p[10_000:], 20, 6)
@@ -141,6 +244,11 @@ def test_the_bracket_from_sampled_votes() -> None:
     assert bracket.upper.value - 5 * bracket.upper.stderr > bayes_error
     low, high = bracket.interval(0.99)
     assert low < bracket.lower.value < bayes_error < bracket.upper.value < high
+    sure_low, sure_high = bracket.hoeffding()
+    half = math.sqrt(math.log(2 / 0.05) / 40_000)
+    assert sure_low == pytest.approx(bracket.lower.value - 2 / 3 * half)
+    assert sure_high == pytest.approx(bracket.upper.value + half)
+    assert sure_low < bayes_error < sure_high
     wide = bayes_error_from_votes(draw_votes(p, 40, 4))
     assert wide.upper.value - wide.lower.value < 0.5 * (bracket.upper.value - bracket.lower.value)
 
@@ -187,25 +295,28 @@ def test_what_is_no_vote_is_refused() -> None:
         bayes_error_from_votes([[3, 1]])
     with pytest.raises(ValueError, match=r"bayes must have shape \(n, K\) with n >= 2"):
         bayes_error_interval([0.5, 0.5])
-    with pytest.raises(ValueError, match=r"confidence must lie in \(0, 1\), received 1"):
-        bayes_error_interval([[0.5, 0.5], [1.0, 0.0]], 1)
+    for confidence in (0, 1):
+        with pytest.raises(ValueError, match=rf"confidence must lie in \(0, 1\), received {confidence}"):
+            bayes_error_interval([[0.5, 0.5], [1.0, 0.0]], confidence)
+        with pytest.raises(ValueError, match=rf"confidence must lie in \(0, 1\), received {confidence}"):
+            bayes_error_from_votes([[3, 1], [2, 2]]).hoeffding(confidence)
+    rows = [[0.5, 0.5], [1.0, 0.0]]
+    for wrong in ([[1, -1], [1, 1]], [[0, 0], [1, 1]]):
+        with pytest.raises(ValueError, match=r"votes must be counts >= 0 \(or their shares\), at least one a row"):
+            compare_to_votes(rows, rows, wrong)
+    with pytest.raises(ValueError, match=r"q_b and votes must be rows of the same shape"):
+        compare_to_votes(rows, [[0.5, 0.5]], [[1, 1], [1, 1]])
 
 
 # ------------------------------------------------------------------------------------------------------ people's votes
 
 
 def human_votes() -> Tensor:
-    """CIFAR-10H as counts: the least number of votes in 40 .. 70 of which all shares are multiples."""
+    """CIFAR-10H as counts."""
     path = next((path for path in HUMAN if path.is_file()), None)
     if path is None:
         pytest.skip("CIFAR-10H is not here: no cifar10h-probs.npy below BCPD_DATA or ../shared/data")
-    shares = torch.tensor(np.load(path))
-    counts = torch.zeros_like(shares)
-    for voters in range(70, 39, -1):
-        votes = shares * voters
-        whole = ((votes - votes.round()).abs() < 1e-6).all(-1)
-        counts[whole] = votes[whole].round()
-    return counts
+    return read_cifar10h(path.parent).counts_at().double()
 
 
 def split(votes: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
