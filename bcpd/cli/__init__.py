@@ -16,6 +16,7 @@ from rich.table import Table
 from bcpd import __version__
 from bcpd.cli.bench import add_bench
 from bcpd.cli.console import add_threads, err, out, set_threads
+from bcpd.cli.ladder import add_compare
 from bcpd.cli.studies import add_draws, add_studies
 from bcpd.cli.verify import add_verify
 from bcpd.progress import Meter
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quickstart(experiments)
     _add_real(experiments)
     add_studies(experiments)
+    add_compare(verbs)
 
     add_draws(verbs)
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from bcpd.cli.console import out
 from bcpd.progress import Meter
 
-__all__ = ["add_draws", "add_studies"]
+__all__ = ["add_draws", "add_studies", "finish", "print_plan"]
 
 STUDIES: Mapping[str, tuple[str, str]] = {
     "figure1": ("experiments.figure1", "student accuracy against the teacher's distance: as released, and separating"),
@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
     module = _module(arguments.study)
     spec = _seeded(module.SCALES[arguments.scale], arguments.seed)
     if arguments.plan or arguments.scale == "full":
-        _print_plan(_plan(module, spec, arguments.processes), f"{arguments.study} --scale {arguments.scale}")
+        print_plan(_plan(module, spec, arguments.processes), f"{arguments.study} --scale {arguments.scale}")
         if arguments.plan or not arguments.go:
             if not arguments.plan:
                 out.print("Nothing was started; add --go to start it.", markup=False)
@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
     folder = arguments.out or Path(f"runs/{arguments.study}-{arguments.scale}")
     with Meter(arguments.study) as meter:
         results = module.run(spec, folder / "rows", meter.stage, arguments.processes)
-    return _finish(results, folder)
+    return finish(results, folder)
 
 
 def _plan(module: ModuleType, spec: Any, processes: int | None) -> Any:
@@ -78,7 +78,7 @@ def _seeded(spec: Any, seed: int) -> Any:
     return replace(spec, seed=seed)
 
 
-def _print_plan(plan: Sequence[Mapping[str, Any]] | Mapping[str, Any], title: str) -> None:
+def print_plan(plan: Sequence[Mapping[str, Any]] | Mapping[str, Any], title: str) -> None:
     """The stages as a table; of a plan that says more, the rest below it."""
     whole: Mapping[str, Any] = plan if isinstance(plan, Mapping) else {"stages": plan}
     rows: Sequence[Mapping[str, Any]] = whole["stages"]
@@ -99,13 +99,14 @@ def _cell(value: object) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def _finish(results: dict[str, Any], folder: Path) -> int:
+def finish(results: dict[str, Any], folder: Path) -> int:
     """Store results, report and figures; print the findings."""
     from bcpd.report import save_figures, write_report
     from bcpd.report.studies import findings
     from bcpd.runs import write_results
 
-    write_results(folder / "results.json", results)
+    # pictures of the user's data stay on the user's page
+    write_results(folder / "results.json", {key: value for key, value in results.items() if key != "own_gallery"})
     write_report([results], folder / "report.html")
     save_figures(results, folder / "figures")
     for heading, sentences in findings(results):

@@ -13,6 +13,7 @@ from bcpd.report.chapters import Described, chapters, described
 from bcpd.report.claim_figures import claim_figure, margin_figure
 from bcpd.report.figure1 import FIGURES as FIGURE1
 from bcpd.report.illustration import Illustration, illustration
+from bcpd.report.ladder import ladder_illustrations
 from bcpd.report.map_figures import map_illustrations
 from bcpd.report.margins import checks_of
 from bcpd.report.quantities import DEFAULT_CHECKPOINT, checkpoint_name
@@ -42,6 +43,7 @@ def illustrations(results: Mapping[str, Any]) -> list[Illustration]:
         "real": _real,
         "figure1": _figure1,
         "when-mse-wins": map_illustrations,
+        "ladder": ladder_illustrations,
     }
     kind = results.get("kind")
     if not isinstance(kind, str) or kind not in makers:

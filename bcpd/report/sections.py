@@ -23,6 +23,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "real": ("title", "question", "rows", "summary"),
     "figure1": ("title", "question", "worlds", "predictions", "table"),
     "when-mse-wins": ("title", "question", "cells", "summary", "reading"),
+    "ladder": ("title", "question", "rungs", "differences", "verdicts", "reading"),
 }
 """What results of each kind must have; everything else is said to be missing where it is."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bcpd.report.figure1_tables import figure1_tables
+from bcpd.report.ladder import ladder_tables
 from bcpd.report.numbers import as_float, interval, number, p_value
 from bcpd.report.quantities import arm_name
 from bcpd.report.tables import Table
@@ -266,7 +267,26 @@ def _interval(row: Mapping[str, Any]) -> str:
     return interval(values[0], values[1], values[2], 1.0)
 
 
-STUDIES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"figure1": _figure1, "when-mse-wins": _map}
+def _ladder(results: Mapping[str, Any]) -> dict[str, Any]:
+    topics: dict[str, list[str]] = {}
+    for entry in results["reading"]:
+        topics.setdefault({"rungs": "Rung by rung", "claim": "The claim"}[entry["topic"]], []).append(entry["text"])
+    tables = ladder_tables(results)
+    return {
+        "title": results["title"],
+        "question": results["question"],
+        "findings": list(topics.items()),
+        "notes": [str(note) for note in results.get("notes") or []],
+        "tables": [table for table in tables if table.default],
+        "further_tables": [table for table in tables if not table.default],
+    }
+
+
+STUDIES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "figure1": _figure1,
+    "when-mse-wins": _map,
+    "ladder": _ladder,
+}
 """The content of a section, by kind of result."""
 
 

@@ -11,7 +11,7 @@ from bcpd.files import write_json
 
 __all__ = ["KINDS", "read_results", "write_results"]
 
-KINDS = ("verify", "quickstart", "real", "figure1", "when-mse-wins")
+KINDS = ("verify", "quickstart", "real", "figure1", "when-mse-wins", "ladder")
 
 
 def write_results(path: Path | str, results: Mapping[str, Any]) -> None:

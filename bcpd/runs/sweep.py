@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -49,11 +49,19 @@ class Task:
         key: its name in the store, unique in the sweep.
         payload: what ``work`` receives: JSON (see :func:`bcpd.runs.store.check_json`).
         cost: its time relative to the others: costly tasks begin first, and the remaining time is estimated by it.
+        local: what ``work`` receives beside the entries of the payload, which then is a dict: folders, devices. It is
+            no part of what the task is, so that a sweep goes on where it was moved to.
     """
 
     key: str
     payload: Any
     cost: float = 1.0
+    local: Mapping[str, Any] | None = None
+
+    @property
+    def given(self) -> Any:
+        """What ``work`` receives."""
+        return self.payload if self.local is None else {**self.payload, **self.local}
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,10 @@ def _check_tasks(store: Store, tasks: Sequence[Task]) -> None:
         if not (math.isfinite(task.cost) and task.cost >= 0):
             raise ValueError(f"cost of task {task.key!r} must be finite and >= 0, received {task.cost}")
         check_json(task.payload, f"payload of task {task.key!r}")
+        if task.local is not None:
+            check_json(dict(task.local), f"local of task {task.key!r}")
+            if not isinstance(task.payload, dict) or task.local.keys() & task.payload.keys():
+                raise ValueError(f"local of task {task.key!r} needs a payload that is a dict without its names")
         if task.key in store.done and not store.matches(task.key, task.payload):
             raise ValueError(
                 f"{store.path} holds task {task.key!r} with another payload: its settings were changed; "
@@ -214,7 +226,7 @@ def _work_here(pending: Sequence[Task], work: Work, threads: int, keep: _Keeper)
     try:
         for task in pending:
             try:
-                rows = work(copy.deepcopy(task.payload))
+                rows = work(copy.deepcopy(task.given))
             except Exception as error:
                 raise keep.failure(task, f"failed: {type(error).__name__}: {error}") from error
             keep(task, rows)
@@ -295,7 +307,7 @@ class _Worker:
     def give(self, task: Task) -> None:
         self.task = task
         with contextlib.suppress(OSError):  # a dead process: take() finds it
-            self.connection.send((task.payload,))
+            self.connection.send((task.given,))
 
     def take(self) -> tuple[Task, Rows | Exception | None]:
         """The task and its rows, or what it raised, or None where the process died."""

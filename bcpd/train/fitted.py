@@ -18,16 +18,25 @@ __all__ = ["Fitted", "OneForAll", "ReadOut"]
 
 
 class ReadOut(nn.Module):
-    """A network whose logits are the log-probabilities of its method's read-out; frozen, in eval mode.
+    r"""A network whose logits are the log-probabilities of its method's read-out; frozen, in eval mode.
 
     For a softmax read-out the logits only lose a constant; for the projection read-out of ``logit_mse`` they become
     the logarithm of the projected probabilities, ``-inf`` where those are 0. This is what a student should see.
+
+    Args:
+        net, method: as trained.
+        temperature: T > 0, the logits are those of :math:`q_T \propto q^{1/T}` (before normalisation).
+    Raises:
+        ValueError: a temperature that is not positive and finite.
     """
 
-    def __init__(self, net: nn.Module, method: Method) -> None:
+    def __init__(self, net: nn.Module, method: Method, temperature: float = 1.0) -> None:
         super().__init__()
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise ValueError(f"temperature must be positive and finite, received {temperature}")
         self.net = net
         self.method = method
+        self.temperature = float(temperature)
         self.replicas = getattr(net, "replicas", None)
         self.num_classes = getattr(net, "num_classes", None)
         self.requires_grad_(False)
@@ -35,7 +44,8 @@ class ReadOut(nn.Module):
 
     def forward(self, x: Tensor) -> Views:
         views: Views = self.net(x)
-        return views._replace(logits=self.method.log_probabilities(views.logits))
+        logits = self.method.log_probabilities(views.logits)
+        return views._replace(logits=logits if self.temperature == 1 else logits / self.temperature)
 
 
 class OneForAll(nn.Module):
@@ -92,9 +102,10 @@ class Fitted:
         net.load_state_dict(self._checkpoint(self.states, checkpoint))
         return net.eval()
 
-    def teacher(self, checkpoint: str = "last") -> ReadOut:
-        """The network of ``checkpoint`` as a frozen teacher, read out as its loss says."""
-        return ReadOut(self.network(checkpoint), copy.deepcopy(self.method))
+    def teacher(self, checkpoint: str = "last", temperature: float = 1.0) -> ReadOut:
+        """The network of ``checkpoint`` as a frozen teacher, read out as its loss says, at a temperature of its own
+        (:func:`bcpd.measure.fit_temperature`)."""
+        return ReadOut(self.network(checkpoint), copy.deepcopy(self.method), temperature)
 
     def at(self, checkpoint: str = "last") -> list[dict[str, float]]:
         """The metrics of each replica at the epoch of ``checkpoint``, with that ``epoch``."""

@@ -1,0 +1,236 @@
+"""From rows to the ladder: values of every arm, differences with intervals, verdicts, and what they say in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bcpd.measure.difference import label_differences
+from bcpd.stats import crossed_mean_interval, mean_interval
+from experiments.ladder.spec import ARMS, Ladder, Rung
+from experiments.ladder.stages import shares_path, short
+from experiments.ladder.worlds import Measured
+
+__all__ = ["COMPARED", "differences", "reading", "values", "verdicts"]
+
+Row = Mapping[str, Any]
+
+COMPARED: tuple[tuple[str, str], ...] = (
+    ("mse", "ce"),
+    ("ce_t", "ce"),
+    ("mse_t", "ce"),
+    ("label_smoothing", "ce"),
+    ("mse_t", "ce_t"),
+)
+"""(arm, the arm that it is compared with)."""
+
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "exact": {"mse": "mse", "kl": "kl", "accuracy": "accuracy"},
+    "people": {"mse": "people_mse", "ce": "people_ce", "accuracy": "people_accuracy"},
+    "unknown": {"brier": "test_brier", "nll": "test_nll", "accuracy": "test_accuracy"},
+}
+"""What a rung knows of a network: in place of the distances that are unknown, the score that differs from them by a
+constant."""
+
+
+def _of(rows: Sequence[Row], rung: Rung, role: str, arm: str, checkpoint: str = "last") -> list[Row]:
+    """By draw."""
+    wanted = {"ground": rung.ground, "role": role, "arm": arm, "checkpoint": checkpoint}
+    found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    return sorted(found, key=lambda row: int(row["draw"]))
+
+
+def values(spec: Ladder, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Mean and 95 % t-interval over draws of what every rung knows of every arm's teacher and student."""
+    found = []
+    for rung in spec.rungs:
+        for role, checkpoint in (("teacher", "last"), ("teacher", "best_score"), ("student", "last")):
+            for arm in ARMS:
+                own = _of(rows, rung, role, arm, checkpoint)
+                for quantity, column in COLUMNS[rung.truth].items():
+                    if own:
+                        about = {"rung": rung.name, "role": role, "checkpoint": checkpoint, "arm": arm}
+                        sample = [float(row[column]) for row in own]
+                        found.append(about | {"quantity": quantity, **_interval(mean_interval(sample))})
+    return found
+
+
+def _interval(interval: Any) -> dict[str, Any]:
+    low, high = (short(value) if math.isfinite(value) else value for value in (interval.low, interval.high))
+    return {"mean": short(interval.mean), "low": low, "high": high, "n": interval.n}
+
+
+def differences(
+    spec: Ladder, rows: Sequence[Row], folder: Path, measured: Mapping[str, Measured], near: Mapping[str, Sequence[int]]
+) -> list[dict[str, Any]]:
+    """Paired differences of arms, teachers and students, with 95 % intervals.
+
+    On exact rungs over draws, each with images of its own or the same ones with p* exact; on the others crossed over
+    draws and test images, for the distances by Theorem 1 from labels (or votes) that no network has seen.
+    ``without_near``: the same without test images that nearly repeat a training image.
+    """
+    found: list[dict[str, Any]] = []
+    for rung in spec.rungs:
+        for role, checkpoint in (("teacher", "last"), ("teacher", "best_score"), ("student", "last")):
+            for arm, against in COMPARED:
+                pair = [_of(rows, rung, role, name, checkpoint) for name in (arm, against)]
+                if not all(pair):
+                    continue
+                about = {"rung": rung.name, "role": role, "checkpoint": checkpoint, "arm": arm, "against": against}
+                if rung.truth == "exact":
+                    found.extend(about | entry for entry in _over_draws(pair))
+                else:
+                    entries = _crossed(folder, measured[rung.ground], rung, pair, near.get(rung.ground, ()))
+                    found.extend(about | entry for entry in entries)
+    return found
+
+
+def _over_draws(pair: Sequence[Sequence[Row]]) -> Iterator[dict[str, Any]]:
+    for quantity in ("mse", "kl", "accuracy"):
+        sample = [float(a[quantity]) - float(b[quantity]) for a, b in zip(*pair, strict=True)]
+        if all(map(math.isfinite, sample)):
+            yield {"quantity": quantity, **_interval(mean_interval(sample)), "over": "draws"}
+
+
+def _crossed(
+    folder: Path, measured: Measured, rung: Rung, pair: Sequence[Sequence[Row]], near: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    log_a, log_b = (_loaded(folder, rows) for rows in pair)
+    y = measured.source.y
+    truth = measured.human.probabilities if rung.truth == "people" and measured.human is not None else y
+    tables = label_differences(log_a.exp(), log_b.exp(), truth, log_q_a=log_a, log_q_b=log_b)
+    tables["accuracy"] = _right(log_a, truth) - _right(log_b, truth)
+    kept = torch.ones(len(y), dtype=torch.bool)
+    kept[list(near)] = False
+    for quantity, table in tables.items():
+        if not bool(table.isfinite().all()):
+            continue
+        entry = {"quantity": quantity, **_interval(crossed_mean_interval(table)), "over": "draws x images"}
+        if near:
+            entry["without_near"] = _interval(crossed_mean_interval(table[:, kept]))
+        yield entry
+
+
+def _loaded(folder: Path, rows: Sequence[Row]) -> Tensor:
+    """Log-probabilities of a network a draw, ``(draws, n, K)``."""
+    tables = [np.load(shares_path(folder, row), allow_pickle=False) for row in rows]
+    return torch.from_numpy(np.stack(tables)).double().log_softmax(-1)
+
+
+def _right(log_q: Tensor, truth: Tensor) -> Tensor:
+    """Of each prediction, the share of the labels that agree."""
+    choice = log_q.argmax(-1)
+    if truth.ndim == 1:
+        return (choice == truth).double()
+    return truth.expand(len(log_q), -1, -1).gather(-1, choice[..., None])[..., 0]
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def verdicts(spec: Ladder, found: Sequence[Row]) -> list[dict[str, Any]]:
+    """Of each rung, on the paper's claim: is the MSE teacher the closer one, and is its student the more accurate?
+
+    ``yes`` and ``no`` where the 95 % interval lies wholly on one side of 0, else ``undecided``.
+    """
+    entries = []
+    for rung in spec.rungs:
+        entry: dict[str, Any] = {"rung": rung.name, "title": rung.title, "truth": rung.truth}
+        for name, role, quantity, sign in (
+            ("closer_mse", "teacher", "mse", -1),
+            ("closer_kl", "teacher", "kl", -1),
+            ("student", "student", "accuracy", 1),
+            ("student_closer_mse", "student", "mse", -1),
+        ):
+            row = _find(found, rung.name, role, quantity, "mse", "ce")
+            entry[name] = "undecided" if row is None else _side(row, sign)
+        control = _find(found, rung.name, "teacher", "mse", "mse_t", "ce_t")
+        entry["closer_mse_with_temperature"] = "undecided" if control is None else _side(control, -1)
+        entries.append(entry)
+    return entries
+
+
+def _find(found: Sequence[Row], rung: str, role: str, quantity: str, arm: str, against: str) -> Row | None:
+    wanted = {"rung": rung, "role": role, "quantity": quantity, "arm": arm, "against": against, "checkpoint": "last"}
+    return next((row for row in found if all(row[name] == value for name, value in wanted.items())), None)
+
+
+def _side(row: Row, sign: int) -> str:
+    low, high = sorted((sign * float(row["low"]), sign * float(row["high"])))
+    return "yes" if low > 0 else "no" if high < 0 else "undecided"
+
+
+# --------------------------------------------------------------------------------------------------------------- words
+
+
+def reading(spec: Ladder, found: Sequence[Row], judged: Sequence[Row]) -> list[dict[str, str]]:
+    """What the ladder says, rung by rung, each sentence with its numbers."""
+    sentences = []
+    for entry in judged:
+        closer = _find(found, entry["rung"], "teacher", "mse", "mse", "ce")
+        student = _find(found, entry["rung"], "student", "accuracy", "mse", "ce")
+        control = _find(found, entry["rung"], "teacher", "mse", "ce_t", "ce")
+        if closer is None or student is None:
+            sentences.append({"topic": "rungs", "text": f"{entry['title']}: an arm diverged; nothing is compared."})
+            continue
+        text = (
+            f"{entry['title']}: the MSE teacher is {_closer(entry['closer_mse'])} in MSE "
+            f"({_number(closer)}), its student {_better(entry['student'])} ({_number(student, 100)} points)"
+        )
+        if control is not None:
+            text += f"; a temperature moves the CE teacher by {_number(control)}"
+        sentences.append({"topic": "rungs", "text": text + "."})
+    for title, name in (("closer to p* in MSE", "closer_mse"), ("closer in KL", "closer_kl")):
+        sentences.append({"topic": "claim", "text": _tally(f"The MSE teacher is {title}", judged, name)})
+    text = _tally("With a temperature fitted to both, the MSE teacher is the closer one", judged, _CONTROL)
+    sentences.append({"topic": "claim", "text": text})
+    sentences.append({"topic": "claim", "text": _tally("Its student is more accurate", judged, "student")})
+    sentences.append({"topic": "claim", "text": _ordered(spec, found)})
+    return sentences
+
+
+_CONTROL = "closer_mse_with_temperature"
+
+
+def _tally(what: str, judged: Sequence[Row], name: str) -> str:
+    count = {side: sum(entry[name] == side for entry in judged) for side in ("yes", "no", "undecided")}
+    return (
+        f"{what} on {count['yes']} of {len(judged)} rungs; the opposite holds on {count['no']}; "
+        f"{count['undecided']} cannot be decided."
+    )
+
+
+def _ordered(spec: Ladder, found: Sequence[Row]) -> str:
+    """Whether the arms that are closer than CE have better students than CE."""
+    same = other = 0
+    for rung in spec.rungs:
+        for arm, against in COMPARED[:4]:
+            teacher = _find(found, rung.name, "teacher", "mse", arm, against)
+            student = _find(found, rung.name, "student", "accuracy", arm, against)
+            if teacher is None or student is None or not float(teacher["mean"]) * float(student["mean"]):
+                continue
+            agrees = (float(teacher["mean"]) < 0) == (float(student["mean"]) > 0)
+            same, other = same + agrees, other + (not agrees)
+    return (
+        f"Of {same + other} comparisons of an arm with CE, the closer teacher (in MSE, by the means) has the more "
+        f"accurate student in {same}, the less accurate one in {other}."
+    )
+
+
+def _closer(side: str) -> str:
+    return {"yes": "closer to p*", "no": "farther from p*"}.get(side, "neither surely closer nor farther")
+
+
+def _better(side: str) -> str:
+    return {"yes": "is more accurate", "no": "is less accurate"}.get(side, "is neither surely better nor worse")
+
+
+def _number(row: Row, scale: float = 1.0) -> str:
+    mean, low, high = (scale * float(row[name]) for name in ("mean", "low", "high"))
+    return f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]"
