@@ -195,8 +195,12 @@ SCALES: Mapping[str, Ladder] = {
         student="resnet8x0.5",
         epochs=6,
         batch_size=32,
-        rates={"ce": (0.02, 0.06, 0.2), "mse": (0.1, 0.3, 1.0), "label_smoothing": (0.02, 0.06, 0.2)},
-        student_rates=(0.02, 0.06, 0.2),
+        rates={
+            "ce": (0.02, 0.06, 0.2, 0.6),
+            "mse": (0.1, 0.3, 1.0, 3.0),
+            "label_smoothing": (0.02, 0.06, 0.2, 0.6),
+        },
+        student_rates=(0.02, 0.06, 0.2, 0.6),
         frozen_epochs=12,
     ),
     "full": Ladder(

@@ -147,7 +147,7 @@ def test_data_that_are_needed_are_asked_for(tmp_path: Path) -> None:
 def test_the_plan_counts_trainings(capsys: pytest.CaptureFixture[str]) -> None:
     stages = {row["stage"]: row for row in plan(SCALES["laptop"])}
     assert stages["trainings"]["trainings"] == 5 * 3 * (3 + 5)
-    assert stages["tuning of teachers"]["trainings"] == 5 * 9
+    assert stages["tuning of teachers"]["trainings"] == 5 * 12
     assert stages["trainings"]["thousand_images"] == 5 * 3 * 8 * 27
     assert cli.main(["compare", "--scale", "full"]) == 0
     assert "Nothing was started" in capsys.readouterr().out
