@@ -133,6 +133,7 @@ def test_verify_says_what_it_cannot_try(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_verify_prints_the_kill_table_and_fails_for_a_survivor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

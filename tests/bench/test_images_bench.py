@@ -51,6 +51,7 @@ def test_the_cells_are_every_combination() -> None:
     assert Scale(pixels=1).cells[0].images == 64
 
 
+@pytest.mark.slow
 def test_what_is_reported_fits_together_and_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "images.json"
     assert main(["bench", "images", "--scale", "smoke", "--rounds", "1", "--json", str(path)]) == 0

@@ -43,7 +43,12 @@ def check(mixture: Mixture, shape: tuple[int, int, int], target: float, n: int) 
         assert float(pixels.abs().max()) < 15
 
 
-@pytest.mark.parametrize("name", IMAGE_WORLDS)
+SLOWLY_MADE = {"templates", "factor-analyzers"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOWLY_MADE)) for name in IMAGE_WORLDS]
+)
 def test_a_world_of_8_by_8_pixels_has_the_bayes_error_that_was_asked_for(name: str) -> None:
     check(make(name, 8, 1), (1, 8, 8), 0.2, 16_384)
 
