@@ -172,7 +172,8 @@ def test_figures_of_nothing_and_of_an_unknown_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one row, received none"):
         arms_figure([])
     with pytest.raises(
-        ValueError, match=r"kind among \['figure1', 'quickstart', 'real', 'verify', 'when-mse-wins'\], received 'toy'"
+        ValueError,
+        match=r"kind among \['figure1', 'ladder', 'quickstart', 'real', 'verify', 'when-mse-wins'\], received 'toy'",
     ):
         illustrations({"kind": "toy"})
 

@@ -280,9 +280,14 @@ def test_a_task_whose_worker_dies_twice_is_named(tmp_path: Path, does: str, reas
 
 @pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("processes", [1, 2])
-def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(tmp_path: Path, processes: int) -> None:
+def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(
+    tmp_path: Path, processes: int, request: pytest.FixtureRequest
+) -> None:
     tasks = plan(80, seconds=0.01)
     stop = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
+    # a test run in the background may have been told to ignore the signal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with Store(tmp_path / "rows") as store:
         stop.start()
         with pytest.raises(KeyboardInterrupt):

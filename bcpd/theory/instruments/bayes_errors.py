@@ -40,6 +40,7 @@ ANALYTIC = (
     "bernoulli",
     "categorical",
     "finite",
+    "frozen-nature",
     "label-noise",
     "noisy-shifted-superclasses",
     "banana",
