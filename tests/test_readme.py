@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bcpd import cli
+from bcpd.report.ladder import ladder_tables
 from bcpd.report.tables import markdown, summary_rows
 from bcpd.runs import read_results
 
@@ -42,3 +43,9 @@ def test_the_readme_shows_something() -> None:
 def test_tables_are_those_of_the_stored_results(name: str) -> None:
     (results,) = read_results(Path(__file__).parents[1] / "experiments" / "results" / name / "results.json")
     assert markdown(summary_rows(results)) in README
+
+
+def test_the_ladder_s_tables_are_those_of_the_stored_results() -> None:
+    (results,) = read_results(Path(__file__).parents[1] / "experiments" / "results" / "ladder" / "results.json")
+    for table in ladder_tables(results)[:2]:
+        assert markdown([table.columns, *table.rows]) in README
