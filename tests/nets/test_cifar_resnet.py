@@ -180,6 +180,7 @@ def test_views_survive_the_backward_pass_unchanged() -> None:
         assert torch.equal(view, old)
 
 
+@pytest.mark.slow
 def test_it_is_captured_as_one_graph() -> None:
     net, x = cifar("resnet8", input_shape=(1, 8, 8)), images(4, 1, 8, 8)
     captured = torch.compile(net, backend="aot_eager", fullgraph=True)(x)

@@ -101,6 +101,7 @@ def test_the_page_is_well_formed_and_loads_nothing() -> None:
     assert len(set(parsed.ids)) == len(parsed.ids)
 
 
+@pytest.mark.slow
 def test_the_page_and_its_figures_are_the_same_bytes_twice() -> None:
     assert whole() == build_report([verify(), quickstart(), real()])
 
