@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_bytes", "write_json", "write_text"]
+__all__ = ["read_json", "write_bytes", "write_json", "write_text"]
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -40,16 +42,33 @@ def write_text(path: Path | str, content: str) -> None:
 
 
 def write_json(path: Path | str, content: Any) -> None:
-    """:func:`write_text` of JSON, a line for every entry of the outermost object.
+    """:func:`write_text` of JSON, a line for every entry of the outermost object; compressed if the name ends in .gz.
 
     JSON has no non-finite numbers: they are written as ``"nan"``, ``"inf"`` and ``"-inf"``, which :func:`float` reads.
     """
     plain = finite(content)
     if isinstance(plain, dict):
         lines = [f"{json.dumps(str(key))}: {json.dumps(value, allow_nan=False)}" for key, value in plain.items()]
-        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+        text = "{\n" + ",\n".join(lines) + "\n}\n"
     else:
-        write_text(path, json.dumps(plain, allow_nan=False) + "\n")
+        text = json.dumps(plain, allow_nan=False) + "\n"
+    # without a time: the same content is the same bytes
+    write_bytes(path, gzip.compress(text.encode(), mtime=0) if Path(path).suffix == ".gz" else text.encode())
+
+
+def read_json(path: Path | str) -> Any:
+    """What :func:`write_json` wrote (non-finite numbers stay strings).
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or a ``.gz`` that is damaged.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    try:
+        return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def finite(content: Any) -> Any:

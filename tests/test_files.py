@@ -1,6 +1,7 @@
 """A file is there whole or not at all, and its JSON is JSON."""
 
 import errno
+import gzip
 import json
 import math
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bcpd.files import finite, write_bytes, write_json, write_text
+from bcpd.files import finite, read_json, write_bytes, write_json, write_text
 
 
 def no_space(*_: object) -> None:
@@ -108,3 +109,34 @@ def test_content_that_is_not_json_is_refused_before_anything_is_written(tmp_path
         write_json(tmp_path / "file.json", {"a": object()})
     assert list(tmp_path.iterdir()) == []
     assert finite(0.5) == 0.5
+
+
+@pytest.mark.parametrize("name", ["content.json", "content.json.gz"])
+def test_json_is_read_back_and_the_same_content_is_the_same_bytes(name: str, tmp_path: Path) -> None:
+    content = {"rows": [[1, 0.1, None, "Σ"]] * 500, "note": "p*"}
+    for place in ("one", "two"):
+        write_json(tmp_path / place / name, content)
+    assert read_json(tmp_path / "one" / name) == content
+    written = (tmp_path / "one" / name).read_bytes()
+    assert written == (tmp_path / "two" / name).read_bytes()
+    assert (len(written) < 1000) == name.endswith(".gz")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.json", b"{"), ("a.json", b"\xff\xfe{}"), ("a.json.gz", b"{}"), ("a.json.gz", gzip.compress(b"{}" * 99)[:-9])],
+)
+def test_what_is_no_json_is_refused_by_name(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} is not JSON"):
+        read_json(tmp_path / name)
+
+
+def test_no_flipped_byte_of_a_compressed_file_goes_unnoticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.json.gz"
+    write_json(path, {"rows": [1, 2, 3]})
+    whole = path.read_bytes()
+    for place in range(10, len(whole)):  # behind the header, whose time and system say nothing
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="is not JSON"):
+            read_json(path)

@@ -118,9 +118,9 @@ class Scale:
 
     nets: tuple[str, ...] = ("resnet8",)
     shapes: tuple[tuple[int, int, int], ...] = ((1, 8, 8), (1, 16, 16), (3, 32, 32))
-    batches: tuple[int, ...] = (64, 128)
+    batches: tuple[int, ...] = (64,)
     threads: tuple[int, ...] = (1, 2)
-    pixels: int = 2**19
+    pixels: int = 2**18
     loaded: int = 4096
     drawn: int = 4096
 

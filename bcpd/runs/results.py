@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bcpd.files import write_json
+from bcpd.files import read_json, write_json
 
 __all__ = ["KINDS", "read_results", "write_results"]
 
@@ -25,7 +24,9 @@ def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
 
 
 def read_results(path: Path | str) -> list[dict[str, Any]]:
-    """The results in a file, or in all ``*.json`` files with a known kind below a folder, in the order of their paths.
+    """The results in a file, or in all files with a known kind below a folder, in the order of their paths.
+
+    Files are JSON, plain (``*.json``) or compressed (``*.json.gz``).
 
     Raises:
         FileNotFoundError: no such file or folder, or a folder without results.
@@ -34,25 +35,18 @@ def read_results(path: Path | str) -> list[dict[str, Any]]:
     path = Path(path)
     if path.is_dir():
         found = []
-        for file in sorted(path.rglob("*.json")):
-            content = _load(file)
+        for file in sorted([*path.rglob("*.json"), *path.rglob("*.json.gz")]):
+            content = read_json(file)
             if isinstance(content, dict) and content.get("kind") in KINDS:
                 found.append(content)
         if not found:
-            raise FileNotFoundError(f"no stored results (*.json of kind {', '.join(KINDS)}) below {path}")
+            raise FileNotFoundError(f"no stored results (*.json, *.json.gz of kind {', '.join(KINDS)}) below {path}")
         return found
     if not path.exists():
         raise FileNotFoundError(f"no results at {path}: neither a file nor a folder")
-    content = _load(path)
+    content = read_json(path)
     _check_kind(content, str(path))
     return [content]
-
-
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def _check_kind(content: Any, where: str) -> None:

@@ -11,6 +11,8 @@ from bcpd.data.source import Augmentation
 __all__ = ["ARMS", "GROUNDS", "LOSSES", "RUNGS", "SCALES", "Ground", "Ladder", "Rung"]
 
 Truth = Literal["exact", "people", "unknown"]
+Nature = Literal["mixture", "fitted", "frozen", "unknown"]
+Known = Literal["digits", "cifar10", "cifar100"]
 
 LOSSES: tuple[str, ...] = ("ce", "mse", "label_smoothing")
 """What teachers are trained with."""
@@ -32,30 +34,41 @@ class Ground:
     Attributes:
         name: its key.
         title: in a few words.
+        nature: where labels come from: a ``mixture``; one ``fitted`` to real images; a ``frozen`` network at real
+            images; or ``unknown``, the labels of real images.
+        images: the real images behind it, or None.
         augment: of the training images: on exact grounds a symmetry of p*, on real ones the field's crop and flip.
-        needs: the data set that has to be given, or None.
-        exact: whether p* is known exactly.
     """
 
     name: str
     title: str
-    augment: Augmentation | None
-    needs: Literal["cifar10", "cifar100"] | None
-    exact: bool
+    nature: Nature
+    images: Known | None = None
+    augment: Augmentation | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether p* is known exactly."""
+        return self.nature != "unknown"
+
+    @property
+    def needs(self) -> str | None:
+        """The data set that has to be given, or None: digits are built in."""
+        return None if self.images == "digits" else self.images
 
 
 GROUNDS: Mapping[str, Ground] = {
     ground.name: ground
     for ground in (
-        Ground("templates", "randomly shifted templates in noise", "cyclic-shift", None, True),
-        Ground("textures", "stationary Gaussian textures", "cyclic-shift", None, True),
-        Ground("digit-factors", "factor analysers fitted to digits", None, None, True),
-        Ground("cifar-factors", "factor analysers fitted to CIFAR-10", None, "cifar10", True),
-        Ground("digit-frozen", "digits, labels from a frozen network", None, None, True),
-        Ground("cifar-frozen", "CIFAR-10 images, labels from a frozen network", None, "cifar10", True),
-        Ground("digits", "digits", None, None, False),
-        Ground("cifar10", "CIFAR-10", "crop-flip", "cifar10", False),
-        Ground("cifar100", "CIFAR-100", "crop-flip", "cifar100", False),
+        Ground("templates", "randomly shifted templates in noise", "mixture", augment="cyclic-shift"),
+        Ground("textures", "stationary Gaussian textures", "mixture", augment="cyclic-shift"),
+        Ground("digit-factors", "factor analysers fitted to digits", "fitted", "digits"),
+        Ground("cifar-factors", "factor analysers fitted to CIFAR-10", "fitted", "cifar10"),
+        Ground("digit-frozen", "digits, labels from a frozen network", "frozen", "digits"),
+        Ground("cifar-frozen", "CIFAR-10 images, labels from a frozen network", "frozen", "cifar10"),
+        Ground("digits", "digits", "unknown", "digits"),
+        Ground("cifar10", "CIFAR-10", "unknown", "cifar10", "crop-flip"),
+        Ground("cifar100", "CIFAR-100", "unknown", "cifar100", "crop-flip"),
     )
 }
 
@@ -190,6 +203,7 @@ SCALES: Mapping[str, Ladder] = {
     "laptop": Ladder(
         "laptop",
         ("templates", "cifar-factors", "cifar-frozen", "cifar10", "cifar100"),
+        draws=4,
         size=16,
         teacher="resnet8x0.5",
         student="resnet8x0.5",
@@ -197,10 +211,10 @@ SCALES: Mapping[str, Ladder] = {
         batch_size=32,
         rates={
             "ce": (0.02, 0.06, 0.2, 0.6),
-            "mse": (0.1, 0.3, 1.0, 3.0),
+            "mse": (0.1, 0.3, 1.0, 3.0, 10.0),
             "label_smoothing": (0.02, 0.06, 0.2, 0.6),
         },
-        student_rates=(0.02, 0.06, 0.2, 0.6),
+        student_rates=(0.02, 0.06, 0.2, 0.6, 2.0),
         frozen_epochs=12,
     ),
     "full": Ladder(

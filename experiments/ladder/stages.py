@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bcpd.data import NORMALISATION, Images, InMemory
+from bcpd.data import Images, InMemory
 from bcpd.data.near_duplicates import near_duplicates
 from bcpd.distill import KD, Method, Supervised
 from bcpd.files import write_bytes, write_json
@@ -25,8 +25,8 @@ from bcpd.nets import build
 from bcpd.seeds import derive
 from bcpd.train import Cosine, Fitted, PathMetrics, Recipe, fit, log_probabilities
 from bcpd.train.split import split
-from experiments.ladder.spec import ARMS, LOSSES, Ladder
-from experiments.ladder.worlds import Measured, World, frozen_parts, real_images, restored
+from experiments.ladder.spec import ARMS, GROUNDS, LOSSES, Ladder
+from experiments.ladder.worlds import Measured, World, frozen_parts, normalisation, real_images, restored
 
 __all__ = ["NEAR", "SHARES", "work"]
 
@@ -69,9 +69,10 @@ def _world(spec: Ladder, places: Places, payload: Mapping[str, Any]) -> Iterator
     """Make the world of a ground and leave it in files; say what it is."""
     name = payload["ground"]
     path = places.folder / f"{name}.json"
-    if name.endswith("-frozen"):
+    nature = GROUNDS[name].nature
+    if nature == "frozen":
         yield _frozen(spec, places, name)
-    elif name in ("digits", "cifar10", "cifar100"):
+    elif nature == "unknown":
         world = restored(spec.describe(), name, places.folder, places.data)
         train, test = real_images(name, places.data)
         numbers = world.measured(0).numbers
@@ -81,7 +82,7 @@ def _world(spec: Ladder, places: Places, payload: Mapping[str, Any]) -> Iterator
     else:
         fitted: dict[str, Any] = {}
         size, channels = spec.size, spec.channels
-        if name.endswith("-factors"):
+        if nature == "fitted":
             images = _some(real_images(name, places.data)[0], spec, name)
             size, channels = min(size, images.x.shape[-1]), images.x.shape[1]
             fitted = {"images": images.x, "labels": images.y}
@@ -100,7 +101,7 @@ def _some(images: Images, spec: Ladder, name: str) -> Images:
 def _frozen(spec: Ladder, places: Places, name: str) -> Row:
     """Train the network that is nature, keep its logits, and choose the temperature for the Bayes error."""
     learned, images, pool = frozen_parts(spec, name, places.data)
-    normalise = NORMALISATION["digits" if name.startswith("digit") else "cifar10"]
+    normalise = normalisation(name)
     source = InMemory(learned.x, learned.y, num_classes=learned.num_classes, normalise=normalise)
     seed = derive(spec.seed, "ladder", name, "frozen network")
     recipe = _recipe(spec, spec.frozen_rate, spec.frozen_epochs)

@@ -130,7 +130,7 @@ def run(
 
 def _cost(name: str) -> float:
     """Of making a world."""
-    return 3.0 if name.endswith("-frozen") else 2.0 if name.endswith("-factors") else 1.0
+    return {"frozen": 3.0, "fitted": 2.0}.get(GROUNDS[name].nature, 1.0)
 
 
 def plan(spec: Ladder) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def plan(spec: Ladder) -> list[dict[str, Any]]:
     shown = spec.train * (1 - spec.validation) * spec.epochs / 1000
     grounds = len(spec.grounds)
     rates = sum(len(own) for own in spec.rates.values())
-    frozen = sum(name.endswith("-frozen") for name in spec.grounds)
+    frozen = sum(GROUNDS[name].nature == "frozen" for name in spec.grounds)
     counts = (
         ("worlds", grounds, frozen, frozen * spec.frozen_train * (1 - spec.validation) * spec.frozen_epochs / 1000),
         ("tuning of teachers", grounds * spec.tuning_draws * len(LOSSES), grounds * spec.tuning_draws * rates, None),

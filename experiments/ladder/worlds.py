@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +22,7 @@ from bcpd.mixtures.frozen import FrozenNature
 from bcpd.seeds import derive, generator
 from experiments.ladder.spec import GROUNDS, Ladder
 
-__all__ = ["Measured", "World", "frozen_parts", "real_images", "restored"]
-
-_SETS = {"digits": "digits", "digit-frozen": "digits", "digit-factors": "digits"}
+__all__ = ["Measured", "World", "frozen_parts", "normalisation", "real_images", "restored"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class FrozenWorld(World):
     def __init__(self, spec: Ladder, name: str, nature: FrozenNature, pool: int) -> None:
         super().__init__(spec, name)
         self.nature, self.pool = nature, pool
-        self.normalise = NORMALISATION[_set_of(name)]
+        self.normalise = normalisation(name)
 
     def training(self, draw: str | int) -> InMemory:
         order = torch.randperm(self.pool, generator=generator(self.seed("images", draw), "order"))
@@ -117,7 +116,7 @@ class RealWorld(World):
             images.y[index],
             num_classes=images.num_classes,
             augment=GROUNDS[self.name].augment if augmented else None,
-            normalise=NORMALISATION[_set_of(self.name)],
+            normalise=normalisation(self.name),
         )
 
     def training(self, draw: str | int) -> InMemory:
@@ -139,23 +138,28 @@ def real_images(name: str, data: Path | None) -> tuple[Images, Images]:
     """Training and test images behind a ground.
 
     Raises:
-        ValueError: no folder, where one is needed. FileNotFoundError: without the files.
+        ValueError: no folder, where one is needed; or no images. FileNotFoundError: without the files.
     """
-    known = _set_of(name)
+    known = GROUNDS[name].images
     if known == "digits":
         return digits("train"), digits("test")
+    if known is None:
+        raise ValueError(f"there are no real images behind the ground {name!r}")
     if data is None:
         raise ValueError(f"the ground {name!r} needs the folder of {known} (--data DIR)")
     return _read(known, data)
 
 
+def normalisation(name: str) -> Any:
+    """Mean and deviation of the real images behind a ground."""
+    images = GROUNDS[name].images
+    assert images is not None
+    return NORMALISATION[images]
+
+
 @lru_cache(maxsize=1)
 def _read(name: Any, data: Path) -> tuple[Images, Images]:
     return read_cifar(data, name, "train"), read_cifar(data, name, "test")
-
-
-def _set_of(name: str) -> str:
-    return _SETS.get(name) or GROUNDS[name].needs or ""
 
 
 def frozen_parts(spec: Ladder, name: str, data: Path | None) -> tuple[Images, Tensor, int]:
@@ -172,12 +176,11 @@ def frozen_parts(spec: Ladder, name: str, data: Path | None) -> tuple[Images, Te
 
 @lru_cache(maxsize=1)
 def _world(spec_text: str, name: str, folder: Path, data: Path | None) -> World:
-    import json
-
     spec = Ladder(**json.loads(spec_text))
-    if not GROUNDS[name].exact:
+    nature = GROUNDS[name].nature
+    if nature == "unknown":
         return RealWorld(spec, name, data)
-    if name.endswith("-frozen"):
+    if nature == "frozen":
         _, images, pool = frozen_parts(spec, name, data)
         found = json.loads((folder / f"{name}.json").read_text())
         logits = np.load(folder / f"{name}.npy", allow_pickle=False)
@@ -187,6 +190,4 @@ def _world(spec_text: str, name: str, folder: Path, data: Path | None) -> World:
 
 def restored(spec: Mapping[str, Any], name: str, folder: Path, data: Path | None) -> World:
     """The world of a ground, from the files that the first stage has left in ``folder``; the last one is kept."""
-    import json
-
     return _world(json.dumps(spec, sort_keys=True), name, folder, data)

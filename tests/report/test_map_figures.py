@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from bcpd.report import build_report
 from bcpd.report.figures import illustrations
-from bcpd.report.map_figures import BLUE, RED
+from bcpd.report.map_marks import BLUE, RED
 from bcpd.report.style import svg_bytes
 
 NAMES = [

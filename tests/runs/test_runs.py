@@ -76,6 +76,8 @@ def test_results_survive_a_round_trip_and_foreign_files_are_refused(tmp_path: Pa
     write_results(path, {"kind": "quickstart", "value": math.inf, "rows": [math.nan]})
     assert read_results(path) == [{"kind": "quickstart", "value": "inf", "rows": ["nan"]}]
     assert read_results(tmp_path) == read_results(path)
+    write_results(tmp_path / "small.json.gz", {"kind": "quickstart", "value": 1})
+    assert [found["value"] for found in read_results(tmp_path)] == ["inf", 1]
     with pytest.raises(ValueError, match="kind among"):
         write_results(path, {"kind": "poem"})
     (tmp_path / "broken.json").write_text("{")
