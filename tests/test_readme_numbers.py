@@ -90,3 +90,18 @@ def test_the_bench() -> None:
     ours = " ".join(f"{posterior[name]:.1f}" for name in ("sklearn_ratio_float64", "sklearn_ratio_float32"))
     assert re.search(r"takes {} times less .* and {} times less in float32".format(*ours.split()), README)
     assert f"({posterior['sklearn_single_ratio']:.1f} times less than scikit-learn's own float32)" in README
+
+
+def test_images_a_second() -> None:
+    found = stored("bench/images.json")
+    fit = {
+        row["size"]: row["images_per_second"]
+        for row in found["training"]
+        if (row["variant"], row["threads"], row["format"]) == ("fit", 1, "channels_last")
+    }
+    small, middle, large = (f"{fit[size]:,.0f}" for size in ("8x8x1", "16x16x1", "32x32x3"))
+    assert f"resnet8 {small} images a second at 8 × 8, {middle} at 16 × 16 and {large} at 32 × 32 × 3" in README
+    over = [row["over_training"] for row in found["sampling"]]
+    assert f"{min(over):.1f} to {max(over):.0f} times faster than that" in README
+    augmented = [cell["augmented_ratio"] for cell in found["cells"] if cell["threads"] == 1]
+    assert f"cost at most {100 * (1 - min(augmented)):.0f} %" in README

@@ -100,15 +100,21 @@ def _cell(value: object) -> str:
 
 
 def finish(results: dict[str, Any], folder: Path) -> int:
-    """Store results, report and figures; print the findings."""
+    """Store results, report and figures; print the findings.
+
+    Pictures of the user's data (``own_gallery``) stay on the page and in ``own-figures``: neither the stored results
+    nor ``figures``, which may be passed on, hold them.
+    """
     from bcpd.report import save_figures, write_report
     from bcpd.report.studies import findings
     from bcpd.runs import write_results
 
-    # pictures of the user's data stay on the user's page
-    write_results(folder / "results.json", {key: value for key, value in results.items() if key != "own_gallery"})
+    public = {key: value for key, value in results.items() if key != "own_gallery"}
+    write_results(folder / "results.json", public)
     write_report([results], folder / "report.html")
-    save_figures(results, folder / "figures")
+    passed = save_figures(public, folder / "figures")
+    if results.get("own_gallery"):
+        save_figures(results, folder / "own-figures", without={path.stem for path in passed})
     for heading, sentences in findings(results):
         out.print(heading, style="bold", markup=False, highlight=False)
         for sentence in sentences:

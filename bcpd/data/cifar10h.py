@@ -25,7 +25,8 @@ LEAST_AGREEMENT = 0.95
 
 _COUNTS, _SHARES = "cifar10h-counts.npy", "cifar10h-probs.npy"
 _IMAGES, _CLASSES = 10_000, 10
-_ROUNDING = 1e-5  # of m times a share held in float32; a wrong m below 1,000 is off by at least 1 / m
+_ROUNDING = 1e-5  # of m times a share, at least; a wrong m up to 1,000 is off by at least 1 / m
+_FLOAT32 = 2.0**-23  # of a share held in float32
 _SOURCE = "the official repository's folder data (https://github.com/jcpeterson/cifar-10h, CC BY-NC-SA 4.0)"
 
 Which = Literal["least", "typical", "most"]
@@ -196,8 +197,9 @@ def human_mixture(human: HumanLabels, points: ArrayLike | None = None) -> Finite
 
 def _fitting(rows: Tensor, fewest: int, most: int) -> Tensor:
     """Which numbers of votes make all shares whole, ``(n, most - fewest + 1)`` bool."""
-    votes = rows[:, None] * torch.arange(fewest, most + 1)[:, None]
-    return ((votes - votes.round()).abs() <= _ROUNDING).all(-1)
+    numbers = torch.arange(fewest, most + 1)[:, None]
+    votes = rows[:, None] * numbers
+    return ((votes - votes.round()).abs() <= (_FLOAT32 * numbers).clamp(min=_ROUNDING)).all(-1)
 
 
 def _folder(given: Path) -> Path:

@@ -16,7 +16,13 @@ from bcpd.measure.points import log_rows
 from bcpd.stats import CrossedInterval, crossed_mean_interval
 from bcpd.tensors import ArrayLike, labels, probability_rows
 
-__all__ = ["LabelDifference", "crossed_difference_to_bcpd", "difference_to_bcpd", "label_differences"]
+__all__ = [
+    "CrossedDifference",
+    "LabelDifference",
+    "crossed_difference_to_bcpd",
+    "difference_to_bcpd",
+    "label_differences",
+]
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,17 @@ class LabelDifference(Estimate):
 
     def __str__(self) -> str:
         return super().__str__() + (f": {self.note}" if self.note else "")
+
+
+@dataclass(frozen=True)
+class CrossedDifference(CrossedInterval):
+    """A :class:`bcpd.stats.CrossedInterval` of a difference between two ways to train.
+
+    Attributes:
+        note: why the mean is infinite or undefined, in a sentence; empty where it is finite.
+    """
+
+    note: str = ""
 
 
 def difference_to_bcpd(
@@ -74,7 +91,8 @@ def difference_to_bcpd(
     Returns:
         ``mse`` (summed over classes) and ``kl`` (nats), a minus b. ``kl`` is ``inf`` where a alone gives the label of
         some image probability 0, ``-inf`` where b alone does, ``nan`` where both do (at the same image or not): the
-        ``note`` says so.
+        ``note`` says so. A finite ``kl`` may still hide an infinite truth: a probability 0 shows only
+        where a label falls on it.
     Raises:
         ValueError: shapes that differ, rows that are not probabilities, labels out of range, fewer than 2 images left.
     """
@@ -101,7 +119,7 @@ def crossed_difference_to_bcpd(
     log_q_b: ArrayLike | None = None,
     exclude: ArrayLike | None = None,
     confidence: float = 0.95,
-) -> dict[str, CrossedInterval]:
+) -> dict[str, CrossedDifference]:
     r"""The same for two **ways to train**: S trainings of each, all seen by the same n labelled images.
 
     The mean of the S n differences, with an interval crossed over seeds and images
@@ -115,7 +133,7 @@ def crossed_difference_to_bcpd(
     Returns:
         ``mse`` (summed over classes) and ``kl`` (nats), a minus b: negative, and a is closer. Where a label has
         probability 0 under a alone the mean of ``kl`` is ``inf``, under b alone ``-inf``, under both ``nan``; its
-        interval is then undefined (``nan``).
+        interval is then undefined (``nan``), and the ``note`` says why.
     Raises:
         ValueError: as in :func:`difference_to_bcpd`; rows without an axis of seeds.
     """
@@ -125,12 +143,12 @@ def crossed_difference_to_bcpd(
     return {name: _crossed(table, confidence) for name, table in tables.items()}
 
 
-def _crossed(table: Tensor, confidence: float) -> CrossedInterval:
+def _crossed(table: Tensor, confidence: float) -> CrossedDifference:
     if bool(table.isfinite().all()):
-        return crossed_mean_interval(table, confidence)
+        return CrossedDifference(**vars(crossed_mean_interval(table, confidence)))
     rows, columns = table.shape
-    undefined = math.nan
-    return CrossedInterval(float(table.mean()), undefined, undefined, undefined, rows, columns, undefined, undefined)
+    nan = math.nan
+    return CrossedDifference(float(table.mean()), nan, nan, nan, rows, columns, nan, nan, _note(table.flatten()))
 
 
 def label_differences(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,11 @@ def illustrations(results: Mapping[str, Any]) -> list[Illustration]:
     return makers[kind](results)
 
 
-def save_figures(results: Mapping[str, Any], folder: Path | str) -> list[Path]:
+def save_figures(results: Mapping[str, Any], folder: Path | str, without: Collection[str] = frozenset()) -> list[Path]:
     """Write every figure that the results hold data for into a folder, as SVG and PNG; returns the paths.
+
+    Args:
+        without: names of figures to leave out.
 
     Raises:
         ValueError: an unknown kind.
@@ -60,7 +63,7 @@ def save_figures(results: Mapping[str, Any], folder: Path | str) -> list[Path]:
     """
     written: list[Path] = []
     for item in illustrations(results):
-        if item.figure is not None:
+        if item.figure is not None and item.name not in without:
             written.extend(save_figure(item.figure, Path(folder) / item.name))
     return written
 

@@ -69,6 +69,10 @@ def ladder_tables(results: Mapping[str, Any]) -> list[Table]:
     for quantity in ("mse", "kl", "accuracy"):
         title = f"Teacher {best}: {quantity}"
         tables.append(_table(results, "teacher", quantity, title, default=False, checkpoint="best_score"))
+    transfer = _table(
+        results, "teacher", "transfer_mse", "Teacher's distance to p* in MSE at its training inputs", default=False
+    )
+    tables.append(transfer)
     tables.append(_temperatures(results))
     near = _without_near(results)
     if near.rows:
@@ -103,7 +107,12 @@ def _table(
         rows.append((*cells, judged[name][verdict]) if verdict else tuple(cells))
     if verdict:
         columns.append(question)
-    return Table(title, "95 % intervals; differences are paired.", tuple(columns), tuple(rows), default)
+    note = (
+        "95 % intervals: over draws where p* is exact, else crossed over draws and test images; differences are paired."
+    )
+    if verdict:
+        note += " yes, no: the interval lies wholly on that side (no: the opposite is shown)."
+    return Table(title, note, tuple(columns), tuple(rows), default)
 
 
 def _temperatures(results: Mapping[str, Any]) -> Table:

@@ -267,10 +267,13 @@ def _interval(row: Mapping[str, Any]) -> str:
     return interval(values[0], values[1], values[2], 1.0)
 
 
+_LADDER_TOPICS = {"rungs": "Rung by rung", "claim": "The claim", "theorem 1": "Theorem 1, tried on networks"}
+
+
 def _ladder(results: Mapping[str, Any]) -> dict[str, Any]:
     topics: dict[str, list[str]] = {}
     for entry in results["reading"]:
-        topics.setdefault({"rungs": "Rung by rung", "claim": "The claim"}[entry["topic"]], []).append(entry["text"])
+        topics.setdefault(_LADDER_TOPICS[entry["topic"]], []).append(entry["text"])
     tables = ladder_tables(results)
     return {
         "title": results["title"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bcpd import simplex
+from bcpd.measure import difference_to_bcpd
 from bcpd.measure.difference import label_differences
+from bcpd.measure.votes import squared_distance_from_votes
 from bcpd.stats import crossed_mean_interval, mean_interval
 from experiments.ladder.spec import ARMS, Ladder, Rung
 from experiments.ladder.stages import shares_path, short
 from experiments.ladder.worlds import Measured
 
-__all__ = ["COMPARED", "differences", "reading", "values", "verdicts"]
+__all__ = ["COMPARED", "by_labels", "differences", "reading", "values", "verdicts"]
 
 Row = Mapping[str, Any]
 
@@ -30,13 +33,8 @@ COMPARED: tuple[tuple[str, str], ...] = (
 )
 """(arm, the arm that it is compared with)."""
 
-COLUMNS: Mapping[str, Mapping[str, str]] = {
-    "exact": {"mse": "mse", "kl": "kl", "accuracy": "accuracy"},
-    "people": {"mse": "people_mse", "ce": "people_ce", "accuracy": "people_accuracy"},
-    "unknown": {"brier": "test_brier", "nll": "test_nll", "accuracy": "test_accuracy"},
-}
-"""What a rung knows of a network: in place of the distances that are unknown, the score that differs from them by a
-constant."""
+EXACT = ("mse", "kl", "accuracy", "transfer_mse", "transfer_kl")
+"""What an exact rung knows of a network; a teacher's distances at its training inputs, which its student sees, too."""
 
 
 def _of(rows: Sequence[Row], rung: Rung, role: str, arm: str, checkpoint: str = "last") -> list[Row]:
@@ -46,19 +44,45 @@ def _of(rows: Sequence[Row], rung: Rung, role: str, arm: str, checkpoint: str = 
     return sorted(found, key=lambda row: int(row["draw"]))
 
 
-def values(spec: Ladder, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Mean and 95 % t-interval over draws of what every rung knows of every arm's teacher and student."""
+NETWORKS = (("teacher", "last"), ("teacher", "best_score"), ("student", "last"))
+
+
+def values(spec: Ladder, rows: Sequence[Row], folder: Path, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    """Mean and 95 % interval of what every rung knows of every arm's teacher and student.
+
+    On exact rungs over draws, on the others crossed over draws and test images. What is not finite in some draw, as
+    that of a network that diverged, has no entry.
+    """
     found = []
     for rung in spec.rungs:
-        for role, checkpoint in (("teacher", "last"), ("teacher", "best_score"), ("student", "last")):
+        for role, checkpoint in NETWORKS:
             for arm in ARMS:
                 own = _of(rows, rung, role, arm, checkpoint)
-                for quantity, column in COLUMNS[rung.truth].items():
-                    if own:
-                        about = {"rung": rung.name, "role": role, "checkpoint": checkpoint, "arm": arm}
-                        sample = [float(row[column]) for row in own]
-                        found.append(about | {"quantity": quantity, **_interval(mean_interval(sample))})
+                if not own or any(row.get("lost") for row in own):
+                    continue
+                about = {"rung": rung.name, "role": role, "checkpoint": checkpoint, "arm": arm}
+                if rung.truth == "exact":
+                    there = (name for name in EXACT if name in own[0])
+                    samples = {name: [float(row[name]) for row in own] for name in there}
+                    intervals = {n: mean_interval(v) for n, v in samples.items() if all(map(math.isfinite, v))}
+                else:
+                    tables = _scores(rung, measured[rung.ground], _loaded(folder, own))
+                    intervals = {n: crossed_mean_interval(t) for n, t in tables.items() if bool(t.isfinite().all())}
+                found.extend(about | {"quantity": name, **_interval(of)} for name, of in intervals.items())
     return found
+
+
+def _scores(rung: Rung, measured: Measured, log_q: Tensor) -> dict[str, Tensor]:
+    """Of every draw's network at every image, ``(draws, n)``."""
+    q, y = log_q.exp(), measured.source.y
+    if rung.truth == "people":
+        assert measured.human is not None
+        counts, truth = measured.human.counts_at("typical"), measured.human.probabilities
+        mse = torch.stack([squared_distance_from_votes(one, counts) for one in q])
+        return {"mse": mse, "ce": simplex.cross_entropy_from_log(truth, log_q), "accuracy": _right(log_q, truth)}
+    labels = torch.nn.functional.one_hot(y, q.shape[-1]).to(q)
+    brier = (q - labels).square().sum(-1)
+    return {"brier": brier, "nll": simplex.cross_entropy_from_log(labels, log_q), "accuracy": _right(log_q, y)}
 
 
 def _interval(interval: Any) -> dict[str, Any]:
@@ -77,10 +101,10 @@ def differences(
     """
     found: list[dict[str, Any]] = []
     for rung in spec.rungs:
-        for role, checkpoint in (("teacher", "last"), ("teacher", "best_score"), ("student", "last")):
+        for role, checkpoint in NETWORKS:
             for arm, against in COMPARED:
                 pair = [_of(rows, rung, role, name, checkpoint) for name in (arm, against)]
-                if not all(pair):
+                if not all(pair) or any(row.get("lost") for own in pair for row in own):
                     continue
                 about = {"rung": rung.name, "role": role, "checkpoint": checkpoint, "arm": arm, "against": against}
                 if rung.truth == "exact":
@@ -92,7 +116,7 @@ def differences(
 
 
 def _over_draws(pair: Sequence[Sequence[Row]]) -> Iterator[dict[str, Any]]:
-    for quantity in ("mse", "kl", "accuracy"):
+    for quantity in (name for name in EXACT if name in pair[0][0]):
         sample = [float(a[quantity]) - float(b[quantity]) for a, b in zip(*pair, strict=True)]
         if all(map(math.isfinite, sample)):
             yield {"quantity": quantity, **_interval(mean_interval(sample)), "over": "draws"}
@@ -129,6 +153,61 @@ def _right(log_q: Tensor, truth: Tensor) -> Tensor:
     if truth.ndim == 1:
         return (choice == truth).double()
     return truth.expand(len(log_q), -1, -1).gather(-1, choice[..., None])[..., 0]
+
+
+# ----------------------------------------------------------------------------------------------------------- Theorem 1
+
+
+def by_labels(
+    spec: Ladder, rows: Sequence[Row], folder: Path, worlds: Callable[[str, int], Measured]
+) -> list[dict[str, Any]]:
+    """Differences of trained networks by labels alone, beside the same ones by their exact p*.
+
+    One half of the measured images has labels only and goes through
+    :func:`bcpd.measure.difference_to_bcpd`, the other has p* only: two independent estimates of one number, whose
+    difference in standard errors is ``z``.
+
+    Args:
+        worlds: what networks of a ground and draw are measured on.
+    """
+    found = []
+    for rung in (rung for rung in spec.rungs if rung.truth == "exact"):
+        for draw in range(spec.draws):
+            measured = worlds(rung.ground, draw)
+            assert measured.log_bayes is not None
+            p, y = measured.log_bayes.exp(), measured.source.y
+            for role in ("teacher", "student"):
+                for arm in ("mse", "label_smoothing"):
+                    pair = [_of(rows, rung, role, name)[draw] for name in (arm, "ce")]
+                    if any(row.get("lost") for row in pair):
+                        continue
+                    logs = [_loaded(folder, [row])[0] for row in pair]
+                    about = {"rung": rung.name, "role": role, "arm": arm, "against": "ce", "draw": draw}
+                    found.extend(about | entry for entry in _both_ways(logs, p, y))
+    return found
+
+
+def _both_ways(logs: Sequence[Tensor], p: Tensor, y: Tensor) -> Iterator[dict[str, Any]]:
+    log_a, log_b = logs
+    a, b = log_a[::2], log_b[::2]
+    labelled = difference_to_bcpd(a.exp(), b.exp(), y[::2], log_q_a=a, log_q_b=b)
+    p, log_a, log_b = p[1::2], log_a[1::2], log_b[1::2]
+    exact = {
+        "mse": simplex.squared_distance(p, log_a.exp()) - simplex.squared_distance(p, log_b.exp()),
+        "kl": simplex.cross_entropy_from_log(p, log_a) - simplex.cross_entropy_from_log(p, log_b),
+    }
+    for quantity, sample in exact.items():
+        label = labelled[quantity]
+        mean, stderr = float(sample.mean()), float(sample.std() / math.sqrt(len(sample)))
+        z = (label.value - mean) / math.hypot(label.stderr, stderr)
+        if math.isfinite(z):
+            numbers = {
+                "by_labels": label.value,
+                "by_labels_stderr": label.stderr,
+                "exact": mean,
+                "exact_stderr": stderr,
+            }
+            yield {"quantity": quantity, **{name: short(value) for name, value in numbers.items()}, "z": short(z)}
 
 
 # ------------------------------------------------------------------------------------------------------------ verdicts
@@ -169,7 +248,9 @@ def _side(row: Row, sign: int) -> str:
 # --------------------------------------------------------------------------------------------------------------- words
 
 
-def reading(spec: Ladder, found: Sequence[Row], judged: Sequence[Row]) -> list[dict[str, str]]:
+def reading(
+    spec: Ladder, found: Sequence[Row], judged: Sequence[Row], checked: Sequence[Row] = ()
+) -> list[dict[str, str]]:
     """What the ladder says, rung by rung, each sentence with its numbers."""
     sentences = []
     for entry in judged:
@@ -192,7 +273,19 @@ def reading(spec: Ladder, found: Sequence[Row], judged: Sequence[Row]) -> list[d
     sentences.append({"topic": "claim", "text": text})
     sentences.append({"topic": "claim", "text": _tally("Its student is more accurate", judged, "student")})
     sentences.append({"topic": "claim", "text": _ordered(spec, found)})
+    if checked:
+        sentences.append({"topic": "theorem 1", "text": _checked(checked)})
     return sentences
+
+
+def _checked(entries: Sequence[Row]) -> str:
+    within = sum(abs(float(entry["z"])) < 1.96 for entry in entries)
+    mean = math.fsum(float(entry["z"]) for entry in entries) / len(entries)
+    return (
+        f"Theorem 1 on the exact rungs: of {len(entries)} differences of trained networks, estimated from labels on "
+        f"one half of the images and from p* on the other, {within} agree within 1.96 standard errors "
+        f"({within / len(entries):.0%}; 95 % expected, networks share labels); mean z {mean:+.2f}."
+    )
 
 
 _CONTROL = "closer_mse_with_temperature"

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bcpd.data import Images
-from bcpd.mixtures import FactorAnalyzerMixture, Mixture, ShiftedTemplates
+from bcpd.data import Images, digits
+from bcpd.mixtures import IMAGE_WORLDS, FactorAnalyzerMixture, Mixture, ShiftedTemplates, image_world
 from bcpd.report.gallery import gallery_entry, packed
+from bcpd.seeds import derive
 from bcpd.simplex import entropy
-from experiments.ladder.spec import GROUNDS, Ladder
+from experiments.ladder.spec import GROUNDS, Ground, Ladder
 from experiments.ladder.stages import shares_path, short
-from experiments.ladder.worlds import FrozenWorld, MixtureWorld, RealWorld, World, real_images, restored
+from experiments.ladder.worlds import FrozenWorld, MixtureWorld, RealWorld, real_images, restored
 
 __all__ = ["galleries"]
 
@@ -40,14 +41,42 @@ def galleries(
             own.append(_of_nature(world, real_images(name, data)[1]))
         elif isinstance(world, RealWorld) and world.human is not None:
             own.append(_of_people(world, rows, folder))
+    passed.extend(_of_family(spec, kind) for kind in IMAGE_WORLDS if kind not in _shown(spec))
     return passed, own
 
 
+def _shown(spec: Ladder) -> set[str]:
+    """Families of image mixtures that have a ground on the ladder."""
+    return {"factor-analyzers" if GROUNDS[name].nature == "fitted" else name for name in spec.grounds}
+
+
+def _of_family(spec: Ladder, kind: str) -> dict[str, Any]:
+    """A family that nothing is trained on here, at the ladder's Bayes error: fitted to digits, or made."""
+    images = digits("train")
+    fitted = {} if kind in ("templates", "textures") else {"images": images.x, "labels": images.y}
+    size, channels = (8, 1) if fitted else (spec.size, spec.channels)
+    mixture = image_world(kind, size, channels, spec.bayes_error, derive(spec.seed, "gallery", kind), **fitted)
+    ground = Ground(kind, f"{TITLES[kind]} (nothing is trained on them here)", "mixture")
+    return _samples(ground, mixture, derive(spec.seed, "gallery of", kind))
+
+
+TITLES = {
+    "templates": "Randomly shifted templates in noise",
+    "textures": "Stationary Gaussian textures",
+    "factor-analyzers": "Factor analysers fitted to digits",
+    "bernoulli": "Independent binary pixels fitted to digits",
+}
+
+
 def _of_mixture(world: MixtureWorld) -> dict[str, Any]:
-    x, _ = world.mixture.sample(LOOKED_AT, world.seed("gallery"))
-    names = [str(k) for k in range(world.mixture.num_classes)]
-    entry = _clear_and_ambiguous(world, _levels(x), world.mixture.posterior(x), names)
-    plain = _without_noise(world.mixture)
+    return _samples(GROUNDS[world.name], world.mixture, world.seed("gallery"))
+
+
+def _samples(ground: Ground, mixture: Mixture, seed: int) -> dict[str, Any]:
+    x, _ = mixture.sample(LOOKED_AT, seed)
+    names = [str(k) for k in range(mixture.num_classes)]
+    entry = _clear_and_ambiguous(ground, _levels(x), mixture.posterior(x), names)
+    plain = _without_noise(mixture)
     if plain is not None:
         levels = _levels(plain[:SHOWN])
         pictures = [{"image": packed(image), "title": f"class {k}"} for k, image in enumerate(levels)]
@@ -68,10 +97,10 @@ def _of_nature(world: FrozenWorld, test: Images) -> dict[str, Any]:
     nature = world.nature
     index = torch.arange(world.pool, len(nature.images))[:LOOKED_AT]
     names = list(test.class_names or map(str, range(test.num_classes)))
-    return _clear_and_ambiguous(world, nature.images[index].numpy(), nature.log_rows[index].exp(), names)
+    return _clear_and_ambiguous(GROUNDS[world.name], nature.images[index].numpy(), nature.log_rows[index].exp(), names)
 
 
-def _clear_and_ambiguous(world: World, pixels: Any, p: Tensor, names: Sequence[str]) -> dict[str, Any]:
+def _clear_and_ambiguous(ground: Ground, pixels: Any, p: Tensor, names: Sequence[str]) -> dict[str, Any]:
     order = entropy(p).argsort()
     clear: list[int] = []
     for number in order.tolist():  # one of each class, the clearest first
@@ -80,9 +109,8 @@ def _clear_and_ambiguous(world: World, pixels: Any, p: Tensor, names: Sequence[s
         if len(clear) == SHOWN:
             break
     ambiguous = order.flip(0)[:SHOWN].tolist()
-    ground = GROUNDS[world.name]
     return gallery_entry(
-        world.name,
+        ground.name,
         ground.title[0].upper() + ground.title[1:],
         f"Of {len(p):,} pictures those with the least and the most entropy of p*, which the bars show. What a picture "
         "is cannot be said better than the bars do: the label was drawn from them.",

@@ -203,7 +203,6 @@ SCALES: Mapping[str, Ladder] = {
     "laptop": Ladder(
         "laptop",
         ("templates", "cifar-factors", "cifar-frozen", "cifar10", "cifar100"),
-        draws=4,
         size=16,
         teacher="resnet8x0.5",
         student="resnet8x0.5",

@@ -10,11 +10,11 @@ from typing import Any
 
 from bcpd.provenance import Stopwatch, provenance, source_digest
 from bcpd.runs import Progress, Store, Task, Trial, choose, sweep
-from experiments.ladder.analysis import differences, reading, values, verdicts
+from experiments.ladder.analysis import by_labels, differences, reading, values, verdicts
 from experiments.ladder.pictures import galleries
 from experiments.ladder.spec import ARMS, GROUNDS, LOSSES, Ladder
 from experiments.ladder.stages import work
-from experiments.ladder.worlds import restored
+from experiments.ladder.worlds import Measured, restored
 
 __all__ = ["plan", "run"]
 
@@ -101,8 +101,13 @@ def run(
     near = {name: row.get("near_duplicates", []) for name, row in about.items()}
     real = [rung.ground for rung in spec.rungs if rung.truth != "exact"]
     measured = {name: restored(spec.describe(), name, folder, data).measured(0) for name in dict.fromkeys(real)}
+
+    def of_draw(name: str, draw: int) -> Measured:
+        return restored(spec.describe(), name, folder, data).measured(draw)
+
     found = differences(spec, rows, folder, measured, near)
     judged = verdicts(spec, found)
+    checked = by_labels(spec, rows, folder, of_draw)
     passed, own = galleries(spec, rows, folder, data)
     return {
         "kind": "ladder",
@@ -117,10 +122,11 @@ def run(
         "seconds": round(watch.lap(), 1),
         "rungs": [_rung(spec, rung, about[rung.ground], rates[rung.ground]) for rung in spec.rungs],
         "tuning": [{"ground": name, **trial.record()} for (name, _), own in trials.items() for trial in own],
-        "values": values(spec, rows),
+        "values": values(spec, rows, folder, measured),
         "differences": found,
         "verdicts": judged,
-        "reading": reading(spec, found, judged),
+        "by_labels": checked,
+        "reading": reading(spec, found, judged, checked),
         "notes": _notes(spec, rows, trials, about),
         "rows": rows,
         "gallery": passed,
@@ -212,6 +218,12 @@ def _notes(
         "the NLL of its validation labels.",
         f"Intervals: {spec.draws} draws. On exact rungs over draws; where p* is unknown crossed over draws and test "
         "images. They are not adjusted for their number.",
+        "Draws of real images are subsets of one training set and share some of it: intervals are for other subsets of "
+        "these images, and a little short for new ones. The frozen rung measures the same images in every draw.",
+        "A student's validation images, which choose the students' rate, are drawn anew: most of them were in its "
+        "teacher's training set. The images that networks are measured on were in nobody's.",
+        f"Rates rest on {spec.tuning_draws} tuning draw{'s' * (spec.tuning_draws > 1)} a ground: one unstable training "
+        "can choose a rate.",
         "Where p* is unknown, differences of distances come from labels that no network has seen (Theorem 1); people's "
         "p* from votes, whose noise cancels in differences and is subtracted in values.",
         "The people's p* and the labels of CIFAR-10 are about the same networks.",
@@ -232,4 +244,15 @@ def _notes(
                 f"{GROUNDS[name].title}: {len(row['near_duplicates'])} of {row['measured']} measured images nearly "
                 "repeat a training image; differences without them are given beside."
             )
+        if "bayes_error_of_people" in row:
+            people = row["bayes_error_of_people"]
+            low, high = people["hoeffding"]
+            notes.append(
+                f"{GROUNDS[name].title}: the Bayes error by people's votes lies between {people['lower']['value']:.4f} "
+                f"(plug-in, biased down) and {people['upper']['value']:.4f} (majority of the others, biased up); in "
+                f"[{low:.4f}, {high:.4f}] with 95 % (Hoeffding)."
+            )
+    lost = sum(bool(row.get("lost")) and row["checkpoint"] == "last" for row in rows)
+    if lost:
+        notes.append(f"{lost} networks diverged, or their teacher did; their arms are not compared on that rung.")
     return notes

@@ -69,6 +69,15 @@ def test_votes_are_recovered_where_one_number_fits_and_bounded_where_several_do(
         assert human.counts[place].tolist() == (row if len(fitting) == 1 else [0, 0, 0])
 
 
+@pytest.mark.parametrize("total", [300, 500, 1000])
+def test_many_votes_are_recovered_from_shares_in_float32(total: int) -> None:
+    cuts = torch.randint(0, total + 1, (200, 2), generator=torch.Generator().manual_seed(total)).sort(-1).values
+    counts = torch.cat([cuts, torch.full((200, 1), total)], -1).diff(dim=-1, prepend=torch.zeros(200, 1).long())
+    human = HumanLabels.from_shares(shares_of(counts).float(), total - 20, total)
+    assert bool((human.most == total).all())
+    assert int((human.votes == total).sum()) > 150  # few fractions can be reduced to another total in the range
+
+
 def test_a_typical_number_is_the_nearest_to_the_known_ones() -> None:
     """Known: 53 and 59. A half fits 48, 50, ..., 62, of which 56 is nearest; a third 48, 51, ..., 63, of which 57."""
     shares = [[52 / 53, 1 / 53, 0.0], [1 / 59, 0.0, 58 / 59], [0.5, 0.0, 0.5], [1 / 3, 1 / 3, 1 / 3], [0.0, 1.0, 0.0]]

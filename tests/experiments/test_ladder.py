@@ -1,5 +1,6 @@
 """The ladder: its specification, its intervals against brute force, its verdicts, and a run at toy size."""
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,15 @@ import pytest
 import torch
 
 from bcpd import cli
+from bcpd.cli.studies import finish
 from bcpd.data import InMemory
+from bcpd.files import read_json
 from bcpd.report import build_report
 from bcpd.stats import crossed_mean_interval, mean_interval
 from experiments.ladder import SCALES, Ladder, plan, run
-from experiments.ladder.analysis import differences, reading, values, verdicts
+from experiments.ladder.analysis import COMPARED, differences, reading, values, verdicts
 from experiments.ladder.spec import ARMS, GROUNDS, LOSSES, RUNGS
-from experiments.ladder.stages import shares_path
+from experiments.ladder.stages import Draw, Places, shares_path
 from experiments.ladder.worlds import Measured
 
 EXACT = Ladder("test", ("templates",), draws=3)
@@ -109,7 +112,9 @@ def test_where_p_is_unknown_the_interval_is_crossed_over_draws_and_images(tmp_pa
 
 def test_values_are_means_over_draws(tmp_path: Path) -> None:
     (entry,) = [
-        r for r in values(EXACT, exact_rows(0.02)) if (r["role"], r["arm"], r["quantity"]) == ("teacher", "mse", "mse")
+        r
+        for r in values(EXACT, exact_rows(0.02), tmp_path, {})
+        if (r["role"], r["arm"], r["quantity"]) == ("teacher", "mse", "mse")
     ]
     assert entry["mean"] == pytest.approx(0.07)
     assert entry["n"] == 3
@@ -147,7 +152,7 @@ def test_data_that_are_needed_are_asked_for(tmp_path: Path) -> None:
 def test_the_plan_counts_trainings(capsys: pytest.CaptureFixture[str]) -> None:
     stages = {row["stage"]: row for row in plan(SCALES["laptop"])}
     assert stages["trainings"]["trainings"] == 5 * 3 * (3 + 5)
-    assert stages["tuning of teachers"]["trainings"] == 5 * 12
+    assert stages["tuning of teachers"]["trainings"] == 5 * 13
     assert stages["trainings"]["thousand_images"] == 5 * 3 * 8 * 27
     assert cli.main(["compare", "--scale", "full"]) == 0
     assert "Nothing was started" in capsys.readouterr().out
@@ -182,7 +187,68 @@ def test_a_tiny_ladder_from_its_worlds_to_its_page(tmp_path: Path) -> None:
     assert again["rows"] == results["rows"]
     page = build_report([results])
     assert "labels from a frozen network" in page
-    assert results["own_gallery"]
+    # pictures of the user's data are on the page, and in nothing that is passed on
+    own = {f"ladder-gallery-{entry['name']}" for entry in results["own_gallery"]}
+    assert own
+    finish(results, tmp_path / "out")
+    assert "own_gallery" not in read_json(tmp_path / "out" / "results.json")
+    assert not own & {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    assert own == {path.stem for path in (tmp_path / "out" / "own-figures").iterdir()}
+    # labels alone find what p* says, and would not if they were others'
+    entries = results["by_labels"]
+    assert {(entry["role"], entry["quantity"]) for entry in entries} == {
+        (role, quantity) for role in ("teacher", "student") for quantity in ("mse", "kl")
+    }
+    assert max(abs(entry["z"]) for entry in entries) < 4
+
+
+@pytest.mark.slow
+def test_a_temperature_is_fitted_to_what_the_teacher_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def spy(log_q: torch.Tensor, y: torch.Tensor, score: str) -> float:
+        seen[score] = float(-log_q.gather(1, y[:, None]).mean())
+        return 1.0
+
+    monkeypatch.setattr("experiments.ladder.stages.fit_temperature", spy)
+    draw = Draw(replace(TINY, grounds=("digits",)), Places(tmp_path, None), "digits", 0)
+    fitted = draw.teacher("ce", 0.1)
+    draw.temperature(fitted)
+    assert seen["nll"] == pytest.approx(fitted.at("last")[0]["validation_nll"], rel=1e-5)
+
+
+def test_a_network_that_diverged_is_not_compared_and_stops_nothing(tmp_path: Path) -> None:
+    rows = exact_rows(0.02)
+    for row in rows:
+        if row["arm"] == "mse" and row["draw"] == 1:
+            row |= {"lost": True, "mse": math.nan, "kl": math.nan, "accuracy": math.nan}
+    found = differences(EXACT, rows, tmp_path, {}, {})
+    assert {(entry["arm"], entry["against"]) for entry in found} == set(COMPARED) - {("mse", "ce")}
+    (judged,) = verdicts(EXACT, found)
+    assert judged["closer_mse"] == "undecided"
+    assert "nothing is compared" in reading(EXACT, found, [judged])[0]["text"]
+    assert "mse" not in {entry["arm"] for entry in values(EXACT, rows, tmp_path, {})}
+
+
+def test_values_where_p_is_unknown_are_crossed_too(tmp_path: Path) -> None:
+    rows, measured, y = unknown_world(tmp_path)
+    wanted = {"role": "teacher", "arm": "ce", "quantity": "accuracy"}
+    (entry,) = [r for r in values(UNKNOWN, rows, tmp_path, measured) if wanted.items() <= r.items()]
+    own = [r for r in rows if (r["role"], r["arm"]) == ("teacher", "ce")]
+    right = torch.stack([torch.from_numpy(np.load(shares_path(tmp_path, r))).argmax(-1) == y for r in own]).double()
+    expected = crossed_mean_interval(right)
+    assert (entry["low"], entry["high"]) == pytest.approx((expected.low, expected.high), rel=1e-4)
+    # the same image is easy or hard for every network: an interval over draws alone is too short
+    shared = torch.rand(60, generator=torch.Generator().manual_seed(1)).log()
+    for row in own:
+        q = torch.full((60, 10), 1.0).scatter(1, y[:, None], 20 * shared.exp()[:, None])
+        np.save(shares_path(tmp_path, row), (q + 0.01 * int(row["draw"])).log().log_softmax(-1).numpy())
+    wanted["quantity"] = "brier"
+    (entry,) = [r for r in values(UNKNOWN, rows, tmp_path, measured) if wanted.items() <= r.items()]
+    q = torch.stack([torch.from_numpy(np.load(shares_path(tmp_path, r))).double().exp() for r in own])
+    over_draws = mean_interval((q - torch.eye(10)[y]).square().sum(-1).mean(1))
+    assert entry["mean"] == pytest.approx(over_draws.mean, rel=1e-4)
+    assert entry["high"] - entry["low"] > 5 * (over_draws.high - over_draws.low)
 
 
 @pytest.mark.slow

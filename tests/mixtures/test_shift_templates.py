@@ -163,6 +163,13 @@ def test_less_separation_is_noise_on_x() -> None:
     harder = mixture._separated(0.6)
     centre = mixture._centre
     torch.testing.assert_close(harder.templates - centre, 0.6 * (mixture.templates - centre))
+    # c + s (x - c) + sqrt(1 - s^2) sigma e is normal about c + s (mu - c), with the variance of before
+    plain = brute_force(mixture)
+    flat = centre.expand(mixture.shape).flatten().double()
+    means = flat + 0.6 * (plain.means - flat)
+    noisy = GaussianMixture(means, plain.covariance, plain.weights, plain.priors)
+    x, _ = harder.sample(200, 0)
+    torch.testing.assert_close(harder.log_posterior(x), noisy.log_posterior(x.flatten(1)), rtol=0, atol=1e-10)
     assert harder.variance == mixture.variance
     twice = harder._separated(0.5)
     torch.testing.assert_close(twice.templates, mixture._separated(0.3).templates)
