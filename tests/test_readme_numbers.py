@@ -105,3 +105,20 @@ def test_images_a_second() -> None:
     assert f"{min(over):.1f} to {max(over):.0f} times faster than that" in README
     augmented = [cell["augmented_ratio"] for cell in found["cells"] if cell["threads"] == 1]
     assert f"cost at most {100 * (1 - min(augmented)):.0f} %" in README
+
+
+def test_the_ladder_s_sentences() -> None:
+    ladder = stored("ladder/results.json")
+    plain = README.replace("\\*", "*")
+    for sentence in ladder["reading"]:
+        if sentence["topic"] == "claim":
+            assert sentence["text"] in plain
+    scores = [entry["z"] for entry in ladder["by_labels"]]
+    assert all(abs(z) < 1.96 for z in scores)
+    assert f"{len(scores)} differences of trained networks" in plain
+    assert f"mean z {number(sum(scores) / len(scores), 2)}" in plain
+    assert f"in {ladder['seconds'] / 60:.0f} minutes" in plain
+    assert not any(trial["edge"] for trial in ladder["tuning"])
+    (people,) = [rung["bayes_error_of_people"] for rung in ladder["rungs"] if rung["name"] == "people"]
+    for end in ("lower", "upper"):
+        assert f"{people[end]['value']:.4f}" in plain

@@ -53,7 +53,7 @@ def values(spec: Ladder, rows: Sequence[Row], folder: Path, measured: Mapping[st
     On exact rungs over draws, on the others crossed over draws and test images. What is not finite in some draw, as
     that of a network that diverged, has no entry.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for rung in spec.rungs:
         for role, checkpoint in NETWORKS:
             for arm in ARMS:
@@ -170,7 +170,7 @@ def by_labels(
     Args:
         worlds: what networks of a ground and draw are measured on.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for rung in (rung for rung in spec.rungs if rung.truth == "exact"):
         for draw in range(spec.draws):
             measured = worlds(rung.ground, draw)

@@ -53,7 +53,7 @@ def _shown(spec: Ladder) -> set[str]:
 def _of_family(spec: Ladder, kind: str) -> dict[str, Any]:
     """A family that nothing is trained on here, at the ladder's Bayes error: fitted to digits, or made."""
     images = digits("train")
-    fitted = {} if kind in ("templates", "textures") else {"images": images.x, "labels": images.y}
+    fitted: dict[str, Any] = {} if kind in ("templates", "textures") else {"images": images.x, "labels": images.y}
     size, channels = (8, 1) if fitted else (spec.size, spec.channels)
     mixture = image_world(kind, size, channels, spec.bayes_error, derive(spec.seed, "gallery", kind), **fitted)
     ground = Ground(kind, f"{TITLES[kind]} (nothing is trained on them here)", "mixture")
