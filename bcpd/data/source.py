@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -246,6 +246,18 @@ class InMemory:
             targets=None if self.targets is None else take(self.targets),
             extra=extra,
         )
+
+    def batches(
+        self, indices: Sequence[Tensor], *, seed: int | Sequence[int] = 0, epoch: int | None = None
+    ) -> Iterator[Batch]:
+        """The batches at each of ``indices``, in their order: what a training walks through in an epoch.
+
+        A source that takes its time over a batch (files to read) overrides this to prepare the next ones meanwhile. The
+        batches are those of :meth:`batch`, whatever was asked for before: a training that goes on within an epoch asks
+        for the rest of it, and one of several processes for its rows of every batch.
+        """
+        for index in indices:
+            yield self.batch(index, seed=seed, epoch=epoch)
 
     def with_targets(self, targets: ArrayLike | None) -> Self:
         """The same examples with other probability rows to learn from, ``(N, K)`` or ``(R, N, K)``; None: none.

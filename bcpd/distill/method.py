@@ -9,7 +9,8 @@ The trainer calls, in this order, and knows nothing else about a method:
 4. every step: ``progress(epoch, step)``, ``prepare(batch, generator)``, ``loss(batch, s, t)``.
 
 A method is an :class:`torch.nn.Module`, so its learned parts are its parameters and its state (memory banks, running
-constants) its buffers: both are saved and resumed with the run.
+constants) its buffers: both are saved and resumed with the run, also in the middle of an epoch. A buffer has its final
+shape from ``adapt`` on; what is no buffer must follow from ``progress``, for a resumed run does not know it.
 """
 
 from __future__ import annotations
@@ -75,10 +76,16 @@ class Method(nn.Module, ABC):
             ``logits``, ``pooled``, ``stages``, ``preacts``; a student's views other than its logits, and p*, are there
             only where they were asked for. Sample indices are in every batch.
         score: the validation score by which ``best_score`` is chosen, ``nll`` or ``brier``.
+        couples: False where every term is a mean over the examples of the batch (a term of labels: over those that are
+            labelled) of what depends on one example alone, and :meth:`prepare` draws nothing: a training in several
+            processes (:mod:`bcpd.train.ranks`) then takes the loss of each process's rows and adds them up. True, the
+            safe default: examples meet in the loss (pairs, a memory, batch statistics of a learned part), which then
+            sees the whole batch in every process.
     """
 
     needs: frozenset[str] = frozenset()
     score: Literal["nll", "brier"] = "nll"
+    couples: bool = True
 
     def adapt(self, student: Views, teacher: Views | None) -> None:
         """Build learned parts from example views (batch of 2, no gradient); refuse here what cannot work.

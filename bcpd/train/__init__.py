@@ -6,6 +6,7 @@ from bcpd.train.fit import Progress, fit
 from bcpd.train.fitted import Fitted, ReadOut
 from bcpd.train.one_step import followed_gradient
 from bcpd.train.plan import Plan, plan
+from bcpd.train.ranks import from_environment
 from bcpd.train.recipe import Constant, Cosine, Recipe, Schedule, Step
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Step",
     "fit",
     "followed_gradient",
+    "from_environment",
     "log_probabilities",
     "plan",
 ]

@@ -20,8 +20,15 @@ from bcpd.provenance import provenance
 from bcpd.train.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from bcpd.train.fitted import Fitted
 from bcpd.train.optim import AnyOptimizer
+from bcpd.train.ranks import Ranks
 
 __all__ = ["RunFolder"]
+
+WITHIN_SECONDS = 5.0
+"""Least time between two saves within an epoch, however often they are asked for: shorter epochs are done again."""
+
+
+_States = dict[str, dict[str, Tensor]]
 
 
 def _digest(text: str) -> str:
@@ -29,7 +36,7 @@ def _digest(text: str) -> str:
 
 
 class RunFolder:
-    """Reads and writes one training's folder; every file appears whole or not at all.
+    """Reads and writes one training's folder; every file appears whole or not at all. Of several ranks, rank 0 does.
 
     ``spec.json`` (what was asked), ``provenance.json`` (where it ran), ``resume.safetensors`` (while it runs),
     ``metrics.jsonl`` (a row an epoch), ``weights/<checkpoint>.safetensors``, ``done.json`` (last).
@@ -38,12 +45,20 @@ class RunFolder:
         CheckpointError: the folder holds another run, or a file in it is damaged.
     """
 
-    def __init__(self, folder: Path | str, identity: str, spec: Mapping[str, Any], save_seconds: float) -> None:
+    def __init__(
+        self, folder: Path | str, identity: str, spec: Mapping[str, Any], save_seconds: float, ranks: Ranks
+    ) -> None:
         self.folder = Path(folder)
         self.identity = identity
         self.save_seconds = save_seconds
+        self.ranks = ranks
         self._saved = time.monotonic()
         self._optimizer: dict[str, Any] | None = None
+        ranks.from_first(lambda: self._claim(spec))
+
+    def _claim(self, spec: Mapping[str, Any]) -> None:
+        """Begin the folder, where it does not hold this run already."""
+        identity = self.identity
         known = self._identity_on_disk()
         if known is not None and known != identity:
             raise CheckpointError(
@@ -71,14 +86,16 @@ class RunFolder:
     @property
     def complete(self) -> bool:
         """Whether the run was finished: the completion mark is there."""
-        return (self.folder / "done.json").exists()
+        return self.ranks.from_first(lambda: (self.folder / "done.json").exists())
 
-    def save(
-        self, tensors: Mapping[str, Tensor], record: Mapping[str, Any], optimizer: AnyOptimizer, last: bool
-    ) -> None:
-        """Write the resume state, at most once in ``save_seconds`` seconds but always at a phase's end."""
-        now = time.monotonic()
-        if not last and now - self._saved < self.save_seconds:
+    def due(self, within: bool = False) -> bool:
+        """Whether the last save is ``save_seconds`` ago (and :data:`WITHIN_SECONDS`, within an epoch)."""
+        wait = max(self.save_seconds, WITHIN_SECONDS) if within else self.save_seconds
+        return self.ranks.first and time.monotonic() - self._saved >= wait
+
+    def save(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any], optimizer: AnyOptimizer) -> None:
+        """Write the resume state."""
+        if not self.ranks.first:
             return
         state = optimizer.state_dict()["state"]
         moments = {f"optimizer.{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
@@ -86,10 +103,16 @@ class RunFolder:
         write_checkpoint(
             self._resume_path, whole, {"identity": self.identity, "threads": torch.get_num_threads(), **record}
         )
-        self._saved = now
+        self._saved = time.monotonic()
 
     def resume(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The saved state, or None where there is none yet."""
+        found = self.ranks.from_first(self._resumed)
+        if found is not None:
+            self._optimizer = {key: value for key, value in found[0].items() if key.startswith("optimizer.")}
+        return found
+
+    def _resumed(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         if not self._resume_path.exists():
             return None
         tensors, record = read_checkpoint(self._resume_path, self.identity)
@@ -99,7 +122,6 @@ class RunFolder:
                 f"{torch.get_num_threads()}: results may differ in the last bits",
                 stacklevel=2,
             )
-        self._optimizer = {key: value for key, value in tensors.items() if key.startswith("optimizer.")}
         return tensors, record
 
     def restore_optimizer(self, optimizer: AnyOptimizer, device: torch.device) -> None:
@@ -115,6 +137,9 @@ class RunFolder:
 
     def finish(self, fitted: Fitted) -> None:
         """Write metrics, weights and, last, the completion mark; then the resume state may go."""
+        self.ranks.from_first(lambda: self._finish(fitted))
+
+    def _finish(self, fitted: Fitted) -> None:
         rows = "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in fitted.history)
         write_text(self.folder / "metrics.jsonl", rows)
         for checkpoint, state in fitted.states.items():
@@ -140,6 +165,16 @@ class RunFolder:
 
     def read(self, net: nn.Module, method: Method) -> Fitted:
         """The finished run, with ``net`` and ``method`` holding its last weights."""
+        history, states, epochs, learned = self.ranks.from_first(self._read)
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        states = {name: {key: value.to(device) for key, value in state.items()} for name, state in states.items()}
+        net.load_state_dict(states["last"])
+        if learned is not None:
+            method.load_state_dict(learned)
+        return Fitted(net.eval(), method, history, states, epochs, self.identity)
+
+    def _read(self) -> tuple[list[dict[str, Any]], _States, dict[str, list[int]], dict[str, Tensor] | None]:
+        """History, states and their epochs, and the state of the method where it has one."""
         try:
             done = json.loads((self.folder / "done.json").read_text())
             checkpoints, digest = list(done["checkpoints"]), done["metrics"]
@@ -153,13 +188,12 @@ class RunFolder:
             for row in map(json.loads, rows.splitlines())
         ]
         states, epochs = {}, {}
-        device = next((p.device for p in net.parameters()), torch.device("cpu"))
         for checkpoint in checkpoints:
             tensors, record = read_checkpoint(self.folder / "weights" / f"{checkpoint}.safetensors", self.identity)
-            states[checkpoint] = {key: value.to(device) for key, value in tensors.items()}
+            states[checkpoint] = tensors
             epochs[checkpoint] = list(record["epochs"])
-        net.load_state_dict(states["last"])
+        learned = None
         if (self.folder / "method.safetensors").exists():
-            method.load_state_dict(read_checkpoint(self.folder / "method.safetensors", self.identity)[0])
+            learned = read_checkpoint(self.folder / "method.safetensors", self.identity)[0]
         self._sweep()
-        return Fitted(net.eval(), method, history, states, epochs, self.identity)
+        return history, states, epochs, learned

@@ -1,8 +1,8 @@
 """Kill trainings with SIGKILL at chosen moments and let them go on; run as a program, since the killer must fork.
 
-``python killed_runs.py OPTIMIZER few|all FOLDER`` writes an undisturbed run to FOLDER/whole and, for every scenario, a
-run that was killed (often more than once) and then completed to FOLDER/<scenario>. It prints the scenarios as JSON,
-with the number of lives each run needed.
+``python killed_runs.py OPTIMIZER few|all|within FOLDER`` writes an undisturbed run to FOLDER/whole and, for every
+scenario, a run that was killed (often more than once) and then completed to FOLDER/<scenario>. It prints the scenarios
+as JSON, with the number of lives each run needed. ``within`` saves after every step, not only after every epoch.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ def main(optimizer: str, extent: str, root: Path) -> None:
     assert life(optimizer, root / "whole", lambda: None)
     duration = time.monotonic() - began
     everything = extent == "all"
+    if extent == "within":
+        bcpd.train.folder.WITHIN_SECONDS = 0.0  # type: ignore[attr-defined]
     lives: dict[str, int] = {}
 
     def until_done(name: str, *first: Callable[[], bool]) -> None:
@@ -139,12 +141,13 @@ def main(optimizer: str, extent: str, root: Path) -> None:
         while not life(optimizer, root / name, lambda: None):
             lives[name] += 1
 
-    # provenance, spec, 6 saves, metrics, 5 weights, method, done: 16 files are put into place
-    for number in range(1, 17) if everything else (2, 4, 8, 11, 16):
+    # provenance, spec, 6 saves (24 within epochs and after them), metrics, 5 weights, method, done: 16 files (34)
+    moments_of_death = {"few": (2, 4, 8, 11, 16), "all": range(1, 17), "within": (3, 4, 5, 9, 14, 19, 24, 27)}
+    for number in moments_of_death[extent]:
         name = f"replacement {number}"
         prepare = at_replacement(number, after=number % 2 == 0)
         until_done(name, lambda f=root / name, p=prepare: life(optimizer, f, p))  # type: ignore[misc]
-    for number in (3, 6, 10) if everything else (6,):
+    for number in {"few": (6,), "all": (3, 6, 10), "within": (4, 11, 20)}[extent]:
         name = f"half of file {number}"
         prepare = while_writing(number)
         until_done(name, lambda f=root / name, p=prepare: life(optimizer, f, p))  # type: ignore[misc]

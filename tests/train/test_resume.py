@@ -67,7 +67,12 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("optimizer", "extent"),
-    [("sgd", "few"), pytest.param("sgd", "all", marks=SLOW), pytest.param("adam", "all", marks=SLOW)],
+    [
+        ("sgd", "few"),
+        pytest.param("sgd", "all", marks=SLOW),
+        pytest.param("adam", "all", marks=SLOW),
+        pytest.param("adam", "within", marks=SLOW),
+    ],
 )
 def test_a_run_killed_at_any_moment_ends_in_the_bits_of_an_undisturbed_one(
     optimizer: str, extent: str, tmp_path: Path
@@ -77,7 +82,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_bits_of_an_undisturbed_one(
     checkpoints = ("best_accuracy", "best_score", "last", "path_minimum_mse", "path_minimum_kl")
     weights = {f"weights/{name}.safetensors" for name in checkpoints}
     assert set(whole) == weights | {"metrics.jsonl", "method.safetensors", "done.json", "spec.json"}
-    assert len(lives) == (24 if extent == "all" else 8)
+    assert len(lives) == {"few": 8, "all": 24, "within": 13}[extent]
     # every scenario did kill; after the very last file the run is finished, and its next life reads it back
     assert all(count >= 2 for name, count in lives.items() if not name.startswith("moment"))
     assert lives["again and again"] >= 5
