@@ -33,6 +33,7 @@ class KD(Method):
     """
 
     needs = frozenset({"teacher.logits", "student.logits"})
+    couples = False
 
     def __init__(self, temperature: float = 4.0, label_weight: float = 0.1, teacher_weight: float = 0.9) -> None:
         super().__init__()

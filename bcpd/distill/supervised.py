@@ -36,6 +36,8 @@ class Supervised(Method):
         ValueError: an unknown loss, target or read-out.
     """
 
+    couples = False
+
     def __init__(
         self, loss: str | Loss, target: Literal["labels", "bayes", "given"] = "labels", readout: str | None = None
     ) -> None:

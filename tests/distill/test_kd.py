@@ -138,6 +138,18 @@ def test_extreme_logits_stay_finite() -> None:
     assert gradient.tolist() == [[1.0, -1.0, 0.0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("gap", [120.0, 1e4])
+def test_saturated_logits_in_half_precision_have_finite_values_and_gradients(dtype: torch.dtype, gap: float) -> None:
+    z_s = torch.tensor([[gap, -gap, 0.0], [0.0, gap, -gap]], dtype=dtype, requires_grad=True)
+    z_t = torch.tensor([[-gap, gap, 0.0], [0.0, gap, -gap]], dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = kd(z_s, z_t, 1.0)
+    (gradient,) = torch.autograd.grad(value.sum(), z_s)
+    assert value.tolist() == pytest.approx([2 * gap, 0.0], rel=0.02)
+    assert gradient.tolist() == [[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"one shape, received \(2, 3\) and \(2, 4\)"):
         kd(torch.zeros(2, 3), torch.zeros(2, 4))
