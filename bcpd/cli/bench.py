@@ -121,8 +121,7 @@ def _add_images(benchmarks: Any) -> None:
         "--scale",
         choices=("laptop", "smoke"),
         default="laptop",
-        help="laptop: some 10 minutes on 2 cores; smoke: seconds, small sizes that say little; default: "
-        "%(default)s",
+        help="laptop: some 10 minutes on 2 cores; smoke: seconds, small sizes that say little; default: %(default)s",
     )
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of every variant; default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what was measured here")

@@ -1,43 +1,8 @@
-"""Networks that return :class:`Views`, built by name."""
+"""Networks that return :class:`Views`, built by name; and weights that others trained."""
 
-from __future__ import annotations
+from bcpd.nets.conv import ConvNet
+from bcpd.nets.views import HandNet, Net, TapShapes, Views
+from bcpd.nets.weights import import_weights, load_weights
+from bcpd.nets.zoo import NETS, build
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from bcpd.nets.cifar_resnet import CIFAR_RESNETS
-from bcpd.nets.mlp import MLP
-from bcpd.nets.views import HandNet, Net, Views
-
-__all__ = ["NETS", "HandNet", "Net", "Views", "build"]
-
-NETS: dict[str, Callable[..., Net]] = {
-    "mlp": MLP,
-    **CIFAR_RESNETS,
-}
-
-
-def build(
-    name: str, *, num_classes: int, input_shape: Sequence[int], seed: int | Sequence[int] = 0, **options: Any
-) -> Net:
-    """A freshly initialised network, a function of its arguments alone; no global random state is read or changed.
-
-    Args:
-        name: a key of ``NETS``.
-        num_classes: K >= 2.
-        input_shape: of one x: ``(d,)`` or ``(C, H, W)``.
-        seed: root seed of the initialisation; R of them build R replicas as one network (``mlp`` only).
-        options: those of the network, e.g. ``hidden=(128, 128), activation="relu"`` for ``mlp``.
-    Raises:
-        ValueError: an unknown name or option (the known ones are listed), or a value that a network refuses.
-    """
-    if name not in NETS:
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(NETS)}")
-    accepted = [
-        key for key in inspect.signature(NETS[name]).parameters if key not in ("num_classes", "input_shape", "seed")
-    ]
-    unknown = [key for key in options if key not in accepted]
-    if unknown:
-        raise ValueError(f"{name} accepts the options {accepted or 'none'}, received {unknown}")
-    return NETS[name](num_classes=num_classes, input_shape=tuple(input_shape), seed=seed, **options)
+__all__ = ["NETS", "ConvNet", "HandNet", "Net", "TapShapes", "Views", "build", "import_weights", "load_weights"]

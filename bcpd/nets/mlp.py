@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bcpd.nets.views import HandNet, Views
+from bcpd.nets.views import HandNet, TapShapes, Views
 from bcpd.seeds import generator
 
 __all__ = ["ACTIVATIONS", "MLP", "Affine"]
@@ -117,6 +118,13 @@ class MLP(HandNet):
         layers = [Affine(a, b, streams, stacked) for a, b in pairwise(widths)]
         self.hidden = nn.ModuleList(layers[:-1])
         self.head = layers[-1]
+
+    @property
+    def tap_shapes(self) -> TapShapes:
+        """Widths of the hidden layers, of what the read-out reads, and of the logits."""
+        hidden = tuple((int(cast(Affine, layer).bias.shape[-1]),) for layer in self.hidden)
+        pooled = int(self.head.weight.shape[-2])
+        return {"logits": (self.num_classes,), "pooled": (pooled,), "stages": hidden, "preacts": hidden}
 
     def forward(self, x: Tensor) -> Views:
         """:class:`Views` of ``x``: ``(B, *input_shape)``; with replicas ``(R, B, *input_shape)``, or ``(B,

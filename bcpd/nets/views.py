@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from torch import Tensor, nn
 
-__all__ = ["HandNet", "Net", "Views"]
+__all__ = ["HandNet", "Net", "TapShapes", "Views"]
 
 
 class Views(NamedTuple):
@@ -19,14 +19,25 @@ class Views(NamedTuple):
         logits: ``(..., K)``.
         pooled: ``(..., F)``, the features that the last linear layer reads.
         stages: the output of each stage after its activation, first to last; maps ``(B, C_l, H_l, W_l)`` of a
-            convolutional network, hidden layers ``(..., F_l)`` of a vector network.
-        preacts: the same before the activation, shape by shape.
+            convolutional network, hidden layers ``(..., F_l)`` of a vector network. The stem is not a stage.
+        preacts: the same before the activation, shape by shape: ``stages[l]`` is the activation of ``preacts[l]``,
+            element by element. Every network has them. Where a stage ends linearly (MobileNetV2's bottleneck) its
+            activation is the identity, and both are one tensor.
     """
 
     logits: Tensor
     pooled: Tensor
     stages: tuple[Tensor, ...]
     preacts: tuple[Tensor, ...]
+
+
+class TapShapes(TypedDict):
+    """Shapes of the :class:`Views` of one x, by name: those that :meth:`Net.forward` gives, without leading axes."""
+
+    logits: tuple[int]
+    pooled: tuple[int]
+    stages: tuple[tuple[int, ...], ...]
+    preacts: tuple[tuple[int, ...], ...]
 
 
 class Net(nn.Module, ABC):
@@ -51,6 +62,11 @@ class Net(nn.Module, ABC):
         self.num_classes = num_classes
         self.input_shape = tuple(input_shape)
         self.replicas = replicas
+
+    @property
+    @abstractmethod
+    def tap_shapes(self) -> TapShapes:
+        """Shapes of the views of one x, from the architecture alone: nothing is run."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Views:

@@ -1,4 +1,4 @@
-"""CIFAR ResNets: published sizes, shapes of every view, and the block as an independent formula."""
+"""CIFAR ResNets: shapes of every view, the work of the half-width one, and the block as an independent formula."""
 
 import pytest
 import torch
@@ -6,23 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from bcpd.nets import NETS, build
+from bcpd.nets import build
 from bcpd.nets.cifar_resnet import CifarResNet
-
-# 100 classes, 32 x 32: parameters and forward multiply-accumulates in millions, of the RepDistiller networks (which
-# have no resnet8x0.5: counted by hand)
-SIZES = {
-    "resnet8": (0.084, 12.5),
-    "resnet14": (0.181, 26.7),
-    "resnet20": (0.278, 40.8),
-    "resnet32": (0.473, 69.1),
-    "resnet44": (0.667, 97.4),
-    "resnet56": (0.862, 125.8),
-    "resnet110": (1.737, 253.2),
-    "resnet8x0.5": (0.023, 3.2),
-    "resnet8x4": (1.234, 177.1),
-    "resnet32x4": (7.434, 1083.0),
-}
 
 
 def images(*shape: int) -> Tensor:
@@ -31,16 +16,6 @@ def images(*shape: int) -> Tensor:
 
 def cifar(name: str, num_classes: int = 10, input_shape: tuple[int, ...] = (3, 32, 32), seed: int = 0) -> nn.Module:
     return build(name, num_classes=num_classes, input_shape=input_shape, seed=seed).double()
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_parameters_and_work_are_those_of_the_published_networks(name: str) -> None:
-    net = build(name, num_classes=100, input_shape=(3, 32, 32)).to("meta")
-    parameters, macs = SIZES[name]
-    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 3) == parameters
-    with FlopCounterMode(display=False) as counter:
-        net(torch.empty(1, 3, 32, 32, device="meta"))
-    assert round(counter.get_total_flops() / 2e6, 1) == macs
 
 
 @pytest.mark.parametrize(
@@ -73,10 +48,6 @@ def test_the_half_width_network_is_a_quarter_of_the_work(
         counts.append(counter.get_total_flops() // 2)
     assert counts[0] == macs
     assert 3.7 < counts[1] / counts[0] < 4
-
-
-def test_every_convolutional_network_has_its_published_size() -> None:
-    assert set(SIZES) == set(NETS) - {"mlp"}
 
 
 @pytest.mark.parametrize(
@@ -150,42 +121,6 @@ def test_convolutions_start_from_the_fan_out_normal_law() -> None:
             assert abs(float(weight.square().mean()) / variance - 1) < 5 * (2 / n) ** 0.5
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(bool((norm.weight == 1).all()) and bool((norm.bias == 0).all()) for norm in norms)
-
-
-@pytest.mark.parametrize("train", [True, False])
-def test_the_memory_format_of_the_input_does_not_matter(train: bool) -> None:
-    net, x = cifar("resnet8", input_shape=(3, 16, 16)).train(train), images(4, 3, 16, 16)
-    plain = net(x)
-    for ours, theirs in zip(net(x.to(memory_format=torch.channels_last)), plain, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    net.to(memory_format=torch.contiguous_format)
-    torch.testing.assert_close(net(x).logits, plain.logits, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_maps_are_channels_last_whatever_the_input_is(channels: int) -> None:
-    net = cifar("resnet8", input_shape=(channels, 16, 16))
-    for layout in (torch.contiguous_format, torch.channels_last):
-        views = net(images(4, channels, 16, 16).contiguous(memory_format=layout))
-        assert all(view.is_contiguous(memory_format=torch.channels_last) for view in (*views.stages, *views.preacts))
-        assert not views.stages[0].is_contiguous()
-
-
-def test_views_survive_the_backward_pass_unchanged() -> None:
-    """No operation writes into a view: a loss may use all of them, and they read the same afterwards."""
-    views = cifar("resnet8", input_shape=(1, 8, 8))(images(4, 1, 8, 8))
-    before = [view.detach().clone() for view in (*views.preacts, *views.stages, views.pooled)]
-    sum(view.square().sum() for view in (*views.preacts, *views.stages, views.pooled, views.logits)).backward()
-    for view, old in zip((*views.preacts, *views.stages, views.pooled), before, strict=True):
-        assert torch.equal(view, old)
-
-
-@pytest.mark.slow
-def test_it_is_captured_as_one_graph() -> None:
-    net, x = cifar("resnet8", input_shape=(1, 8, 8)), images(4, 1, 8, 8)
-    captured = torch.compile(net, backend="aot_eager", fullgraph=True)(x)
-    for ours, theirs in zip(captured, net(x), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
 def test_refusals() -> None:
