@@ -215,6 +215,7 @@ def test_no_difference_found_is_not_equivalence() -> None:
 # ------------------------------------------------------------------------------------------------------------ spearman
 
 
+@pytest.mark.slow
 @checked
 @given(st.tuples(st.integers(3, 30), st.integers(0, 2**32 - 1)), st.booleans())
 def test_spearman_agrees_with_scipy(sample: tuple[int, int], ties: bool) -> None:

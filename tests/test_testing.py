@@ -211,6 +211,7 @@ def test_mixtures_have_a_posterior_and_a_spec(drawn: tuple[Mixture, Tensor]) -> 
     assert torch.equal(from_spec(mixture.spec()).posterior(x), p)
 
 
+@pytest.mark.slow
 def test_every_kind_of_mixture_comes() -> None:
     assert {*COMPONENT_FAMILIES, *WRAPPERS} == set(KINDS)
     for kind in KINDS:
@@ -225,6 +226,7 @@ def test_wrappers_nest_and_can_be_left_out() -> None:
         find(mixtures(max_depth=0), lambda m: m.kind in WRAPPERS, settings=settings(searching, max_examples=100))
 
 
+@pytest.mark.slow
 def test_mixtures_shrink_to_a_small_gaussian() -> None:
     smallest = find(mixtures(), lambda m: True, settings=shrinking)
     assert isinstance(smallest, GaussianMixture)

@@ -16,6 +16,7 @@ from bcpd.report.illustration import Illustration, illustration
 from bcpd.report.ladder import ladder_illustrations
 from bcpd.report.map_figures import map_illustrations
 from bcpd.report.margins import checks_of
+from bcpd.report.method_figures import method_illustrations
 from bcpd.report.quantities import DEFAULT_CHECKPOINT, checkpoint_name
 from bcpd.report.rate_figure import rate_figure
 from bcpd.report.run_figures import distance_path_figure, path_figure, student_figure
@@ -44,6 +45,7 @@ def illustrations(results: Mapping[str, Any]) -> list[Illustration]:
         "figure1": _figure1,
         "when-mse-wins": map_illustrations,
         "ladder": ladder_illustrations,
+        "tables": method_illustrations,
     }
     kind = results.get("kind")
     if not isinstance(kind, str) or kind not in makers:

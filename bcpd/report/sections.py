@@ -24,6 +24,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "figure1": ("title", "question", "worlds", "predictions", "table"),
     "when-mse-wins": ("title", "question", "cells", "summary", "reading"),
     "ladder": ("title", "question", "rungs", "differences", "verdicts", "reading"),
+    "tables": ("title", "question", "values", "differences", "reading", "reference"),
 }
 """What results of each kind must have; everything else is said to be missing where it is."""
 

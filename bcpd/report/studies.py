@@ -7,6 +7,7 @@ from typing import Any
 
 from bcpd.report.figure1_tables import figure1_tables
 from bcpd.report.ladder import ladder_tables
+from bcpd.report.method_tables import method_tables
 from bcpd.report.numbers import as_float, interval, number, p_value
 from bcpd.report.quantities import arm_name
 from bcpd.report.tables import Table
@@ -285,10 +286,27 @@ def _ladder(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _tables(results: Mapping[str, Any]) -> dict[str, Any]:
+    topics: dict[str, list[str]] = {}
+    for entry in results["reading"]:
+        heading = {"teachers": "The teachers", "students": "Does the MSE teacher's student do better?"}[entry["topic"]]
+        topics.setdefault(heading, []).append(entry["text"])
+    tables = method_tables(results)
+    return {
+        "title": results["title"],
+        "question": results["question"],
+        "findings": list(topics.items()),
+        "notes": [str(note) for note in results.get("notes") or []],
+        "tables": [table for table in tables if table.default],
+        "further_tables": [table for table in tables if not table.default],
+    }
+
+
 STUDIES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "figure1": _figure1,
     "when-mse-wins": _map,
     "ladder": _ladder,
+    "tables": _tables,
 }
 """The content of a section, by kind of result."""
 

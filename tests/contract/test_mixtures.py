@@ -226,6 +226,7 @@ def test_a_method_that_is_missing_is_refused_with_those_there_are(drawn: Drawn) 
         drawn.mixture.bayes_error("bootstrap")
 
 
+@pytest.mark.slow
 def test_tuned_reaches_its_target(drawn: Drawn) -> None:
     target = 0.9 * drawn.mixture.bayes_error(n=50_000).value
     tuned = drawn.mixture.tuned(target)

@@ -103,6 +103,7 @@ def test_all_views_are_reached_equally_often() -> None:
     assert uniformity(folded) < FALSE_ALARM
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"), [("cyclic-shift", (1, 8, 8)), ("cyclic-shift", (3, 5, 7)), ("flip", (1, 4, 4))]
 )

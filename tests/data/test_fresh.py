@@ -258,6 +258,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(stop: int, tmp_path: P
         train(source(1), folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_fresh_samples_leave_nothing_to_remember() -> None:
     """120 epochs of a wide network on 60 points: on the same ones it remembers labels, on fresh ones it cannot."""
     recipe = Recipe(epochs=120, learning_rate=0.2, batch_size=20, validation=0.0)

@@ -187,7 +187,7 @@ def test_no_row_of_logits_costs_less_than_the_minimiser(loss: Loss, p: Tensor, d
 
 
 @given(loss=any_loss, p=distributions(steepest=8))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_a_minimiser_is_a_distribution_that_keeps_the_argmax_and_the_order(loss: Loss, p: Tensor) -> None:
     q = loss.minimiser(p)
     assert bool((q >= 0).all())
@@ -243,7 +243,7 @@ def test_certainty_keeps_its_class(name: str) -> None:
 
 
 @given(loss=any_loss, p=distributions())
-@settings(max_examples=150)
+@settings(max_examples=40)
 def test_the_correction_leads_back_to_p(loss: Loss, p: Tensor) -> None:
     assume(loss.name not in NO_CORRECTION)
     torch.testing.assert_close(loss.corrected(loss.minimiser(p)), p, rtol=0, atol=1e-9)

@@ -174,6 +174,7 @@ def test_the_bayes_error_falls_with_the_separation_and_has_a_lower_end() -> None
 # ----------------------------------------------------------------------------------------------------------------- fit
 
 
+@pytest.mark.slow
 @pytest.fixture(scope="module")
 def fitted() -> FactorAnalyzerMixture:
     x, y = digit_images()

@@ -36,7 +36,7 @@ def test_rotating_noise_moves_labels_to_the_next_class(p: Tensor, rate: float) -
     torch.testing.assert_close(noisy.posterior([[0.0]])[0], (1 - rate) * p + rate * p.roll(1), rtol=0, atol=1e-14)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(simplex_rows(3, 1e-3))
 def test_prior_shift_is_the_mixture_with_those_priors(priors: Tensor) -> None:
     direct = GaussianMixture(BASE.means, BASE.covariance, priors=priors)

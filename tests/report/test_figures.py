@@ -173,7 +173,8 @@ def test_figures_of_nothing_and_of_an_unknown_kind_are_refused() -> None:
         arms_figure([])
     with pytest.raises(
         ValueError,
-        match=r"kind among \['figure1', 'ladder', 'quickstart', 'real', 'verify', 'when-mse-wins'\], received 'toy'",
+        match=r"kind among \['figure1', 'ladder', 'quickstart', 'real', 'tables', 'verify', 'when-mse-wins'\], "
+        r"received 'toy'",
     ):
         illustrations({"kind": "toy"})
 

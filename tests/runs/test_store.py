@@ -97,7 +97,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.dictionaries(st.text(), st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=3), max_size=3))
 def test_any_json_comes_back_as_it_went_in(plan: dict[str, list[dict[str, Any]]]) -> None:
     with scratch() as path:

@@ -24,6 +24,7 @@ MINIMISER, CORRECTION, *RELATED = CLAIMS
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_minimisers_are_reached_and_lie_apart_from_p_star() -> None:
     checks = tried([MINIMISER], settings_at(0))
     assert {check.loss for check in checks} == {name for name in LOSSES if not LOSSES[name].proper}

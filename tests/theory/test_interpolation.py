@@ -15,6 +15,7 @@ from bcpd.theory.distilled.interpolation import CLAIMS, linear_world, sgd, stati
 INTERPOLATES, HOVERS = CLAIMS
 
 
+@pytest.mark.slow
 def test_claims_hold_and_controls_fail() -> None:
     tried(CLAIMS, settings_at(0))
 

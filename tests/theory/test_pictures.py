@@ -25,6 +25,7 @@ def test_the_data_are_json_of_a_few_hundred_kilobytes(data: dict[str, Any]) -> N
     assert len(text) < 300_000
 
 
+@pytest.mark.slow
 def test_the_data_follow_from_the_seed(data: dict[str, Any]) -> None:
     again, other = pictures(0), pictures(1)
     assert again == data

@@ -221,7 +221,7 @@ def test_mistakes_are_named() -> None:
 # ------------------------------------------------------------------------------------------------------- inequalities
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(worlds())
 def test_each_loss_is_closest_in_its_own_divergence(mixture: FiniteMixture) -> None:
     """With distances in numpy."""

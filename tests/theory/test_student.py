@@ -43,7 +43,7 @@ def test_a_users_finite_mixture_is_tried() -> None:
     assert any("networks" in check.detail for check in checks)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(chains())
 def test_the_chain_holds_for_any_rows(tables: Tables) -> None:
     bound = student_bound(*tables)

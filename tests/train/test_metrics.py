@@ -111,6 +111,7 @@ fitted(folder=Path(sys.argv[1]), gradients="autograd", save_seconds=0.0, progres
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_its_metrics_and_gradients(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(Path(__file__).parent)]
     assert subprocess.run(command, check=False, cwd=Path(__file__).parents[2]).returncode == 9

@@ -68,7 +68,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "extent"),
     [
-        ("sgd", "few"),
+        pytest.param("sgd", "few", marks=SLOW),
         pytest.param("sgd", "all", marks=SLOW),
         pytest.param("adam", "all", marks=SLOW),
         pytest.param("adam", "within", marks=SLOW),
