@@ -5,6 +5,8 @@ VENV   ?= .venv
 TORCH  ?= torch>=2.11
 # Processes that share the tests.
 WORKERS ?= 2
+# A thread each: libraries that take all cores in every process wait for each other.
+PYTEST  = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -16,10 +18,10 @@ verify: install
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST)
 
 all-tests: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m ''
+	$(PYTEST) -m ''
 
 install: $(STAMP)
 

@@ -46,6 +46,7 @@ def test_verify_succeeds_only_if_claims_hold_and_controls_fail(
         return iter([_one_claim(*check) for check in checks])
 
     monkeypatch.setattr("bcpd.theory.run_checks", few)
+    monkeypatch.setattr("bcpd.report.sections.data_uri", lambda figure: "data:,")  # made, not drawn
     json_path, report = tmp_path / "verify.json", tmp_path / "report.html"
     command = ["verify", "--only", "risk-identity", "--json", str(json_path), "--report", str(report)]
     assert cli.main(command) == status

@@ -255,29 +255,28 @@ def _tune_teacher(spec: Ladder, places: Places, payload: Mapping[str, Any]) -> I
 
 
 def _tune_student(spec: Ladder, places: Places, payload: Mapping[str, Any]) -> Iterator[Row]:
-    """Every rate of the students on a tuning draw, by the mean validation Brier score over a CE and an MSE teacher.
+    """A rate of the students on a tuning draw, by the mean validation Brier score over a CE and an MSE teacher.
 
     One rate for the students of all arms, so that none is favoured; neither of the two scores is one teacher's own.
     """
-    number, rates = payload["draw"], payload["rates"]
+    number, rates, rate = payload["draw"], payload["rates"], payload["rate"]
     draw = Draw(spec, places, payload["ground"], f"tuning-{number}")
-    for rate in spec.student_rates:
-        scores, accuracies = [], []
-        for loss in ("ce", "mse"):
-            frozen = draw.teacher(loss, rates[loss]).teacher("last")
-            (last,) = draw.student(loss, rate, frozen).at("last")
-            scores.append(last["validation_brier"])
-            accuracies.append(last["validation_accuracy"])
-        yield {
-            "ground": payload["ground"],
-            "role": "student",
-            "arm": "student",
-            "rate": rate,
-            "draw": number,
-            "name": "brier",
-            "score": short(math.fsum(scores) / 2),
-            "accuracy": short(math.fsum(accuracies) / 2),
-        }
+    scores, accuracies = [], []
+    for loss in ("ce", "mse"):
+        frozen = draw.teacher(loss, rates[loss]).teacher("last")
+        (last,) = draw.student(loss, rate, frozen).at("last")
+        scores.append(last["validation_brier"])
+        accuracies.append(last["validation_accuracy"])
+    yield {
+        "ground": payload["ground"],
+        "role": "student",
+        "arm": "student",
+        "rate": rate,
+        "draw": number,
+        "name": "brier",
+        "score": short(math.fsum(scores) / 2),
+        "accuracy": short(math.fsum(accuracies) / 2),
+    }
 
 
 # --------------------------------------------------------------------------------------------------------------- draws

@@ -66,11 +66,12 @@ def run(
         return Task(key, {"stage": stage, "spec": spec.describe(), **further}, cost, local)
 
     worlds = swept("worlds", [task("world", name, _cost(name), ground=name) for name in spec.grounds])
+    pixels = {name: _pixels(spec, name) for name in spec.grounds}
     tuning = range(spec.tuning_draws)
     tuned = swept(
         "tuning of teachers",
         [
-            task("tune teacher", f"{name}/{loss}/{number}", ground=name, loss=loss, draw=number)
+            task("tune teacher", f"{name}/{loss}/{number}", pixels[name], ground=name, loss=loss, draw=number)
             for name in spec.grounds
             for loss in LOSSES
             for number in tuning
@@ -81,9 +82,18 @@ def run(
     students = swept(
         "tuning of students",
         [
-            task("tune student", f"{name}/student/{number}", ground=name, draw=number, rates=rates[name])
+            task(
+                "tune student",
+                f"{name}/student/{number}/{rate:g}",
+                pixels[name],
+                ground=name,
+                draw=number,
+                rates=rates[name],
+                rate=rate,
+            )
             for name in spec.grounds
             for number in tuning
+            for rate in spec.student_rates
         ],
     )
     for name in spec.grounds:
@@ -92,7 +102,7 @@ def run(
     rows = swept(
         "trainings",
         [
-            task("main", f"{name}/{number}", ground=name, draw=number, rates=rates[name])
+            task("main", f"{name}/{number}", pixels[name], ground=name, draw=number, rates=rates[name])
             for name in spec.grounds
             for number in range(spec.draws)
         ],
@@ -139,6 +149,13 @@ def _cost(name: str) -> float:
     return {"frozen": 3.0, "fitted": 2.0}.get(GROUNDS[name].nature, 1.0)
 
 
+def _pixels(spec: Ladder, name: str) -> float:
+    """Of an image, about: what a training costs relative to those on other grounds."""
+    ground = GROUNDS[name]
+    side = spec.size if ground.nature in ("mixture", "fitted") else 8 if ground.images == "digits" else 32
+    return float(side**2)
+
+
 def plan(spec: Ladder) -> list[dict[str, Any]]:
     """What a run trains, stage by stage: tasks, trainings, and thousands of images shown."""
     shown = spec.train * (1 - spec.validation) * spec.epochs / 1000
@@ -150,7 +167,7 @@ def plan(spec: Ladder) -> list[dict[str, Any]]:
         ("tuning of teachers", grounds * spec.tuning_draws * len(LOSSES), grounds * spec.tuning_draws * rates, None),
         (
             "tuning of students",
-            grounds * spec.tuning_draws,
+            grounds * spec.tuning_draws * len(spec.student_rates),
             grounds * spec.tuning_draws * 2 * len(spec.student_rates),
             None,
         ),

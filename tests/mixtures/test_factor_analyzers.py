@@ -174,13 +174,13 @@ def test_the_bayes_error_falls_with_the_separation_and_has_a_lower_end() -> None
 # ----------------------------------------------------------------------------------------------------------------- fit
 
 
-@pytest.mark.slow
 @pytest.fixture(scope="module")
 def fitted() -> FactorAnalyzerMixture:
     x, y = digit_images()
     return FactorAnalyzerMixture.fit(x, y, 10, components=2, rank=3, floor=0.02)
 
 
+@pytest.mark.slow
 def test_a_fit_to_its_own_kind_comes_close() -> None:
     """2,000 images a class: 48 parameters cost about 48 / 4,000 nats; directions of its own are worth much more."""
     draw = normal(5)

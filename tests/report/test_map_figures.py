@@ -54,7 +54,7 @@ def test_every_figure_is_there_and_drawn_twice_the_same() -> None:
         assert svg_bytes(item.figure) == svg_bytes(again.figure)
 
 
-@pytest.mark.parametrize(("mean", "colour"), [(-0.02, RED), (0.02, BLUE)])
+@pytest.mark.parametrize(("mean", "colour"), [(-0.02, RED), pytest.param(0.02, BLUE, marks=pytest.mark.slow)])
 def test_a_field_has_the_colour_of_the_loss_it_favours(mean: float, colour: str) -> None:
     results = with_difference("train=8000, epochs=10", "teacher fresh_mse score/best_score", mean, 0.001)
     axes = figure_of(results, "map-train-epochs").axes[0]
@@ -70,7 +70,7 @@ def test_a_field_has_the_colour_of_the_loss_it_favours(mean: float, colour: str)
     assert to_hex(image.cmap(image.norm(image.get_array()[0, 2]))[:3]) == to_hex(to_rgb(other))
 
 
-@pytest.mark.parametrize("half", [0.001, 0.05])
+@pytest.mark.parametrize("half", [0.001, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_a_field_is_hatched_exactly_where_its_interval_contains_zero(half: float) -> None:
     results = with_difference("train=8000, epochs=30", "teacher fresh_mse score/best_score", 0.02, half)
     axes = figure_of(results, "map-train-epochs").axes[0]
