@@ -24,6 +24,9 @@ CHUNK_ELEMENTS = 2**18
 CHUNK_ROWS = 2**11
 """Most numbers, and most rows over all replicas, of one forward pass: its hidden layers stay in a core's cache."""
 
+LEAST_ROWS = 32
+"""Of large images, however many numbers they have: those that read a folder decode several at once."""
+
 
 class EvaluationSet:
     """Examples of a source, by index ``(n,)`` or ``(R, n)``, with what of p* does not depend on the network."""
@@ -46,7 +49,8 @@ class EvaluationSet:
     def pieces(self, net: nn.Module) -> Iterator[tuple[slice, Tensor]]:
         """The same a few points at a time: ``(which, logits)``, so that memory does not grow with n."""
         replicas: int = getattr(net, "replicas", None) or (self.index.shape[0] if self.index.ndim == 2 else 1)
-        step = max(1, min(CHUNK_ROWS, CHUNK_ELEMENTS // math.prod(self.source.shape)) // replicas)
+        fitting = max(LEAST_ROWS, CHUNK_ELEMENTS // math.prod(self.source.shape))
+        step = max(1, min(CHUNK_ROWS, fitting) // replicas)
         training = net.training
         net.eval()
         try:
