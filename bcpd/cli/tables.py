@@ -131,10 +131,13 @@ def _processes(spec: Tables, arguments: argparse.Namespace) -> int | None:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from experiments.tables import plan
+    from experiments.tables.spec import DATASETS
 
     spec = _specified(arguments)
     found = plan(spec, _folder(arguments) / "rows", _processes(spec, arguments) or 2)
     print_plan(found, f"{arguments.table} --scale {arguments.scale}")
+    if DATASETS[spec.protocol.dataset].images == "imagenet":
+        out.print("Measured on images in memory: the time to read and decode files is not in it.", markup=False)
     return 0
 
 

@@ -20,6 +20,8 @@ class DKD(Combined):
     r rises linearly over the first epochs: :math:`r = \min((e + 1)/w, 1)` in epoch e = 0, 1, .... The defaults are the
     paper's for CIFAR-100; beta differs by pair (:mod:`bcpd.distill.published`).
 
+    All terms are means over examples: free of B.
+
     An unlabelled example has no target class to set apart: it feeds the undecoupled
     :math:`r\, T^2\, KL(p^t \| p^s)`, which is what :math:`\alpha = 1, \beta = 1 - p^t_y` give for every y.
 

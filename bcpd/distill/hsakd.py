@@ -45,8 +45,9 @@ class HSAKD(Combined):
     Args:
         student, teacher: the two networks, which must have ``branch`` (a read-out around one is looked through), or
             what builds their branches. They are not kept as parts of the method.
-        head_epochs: of the phase, >= 1. Its rate, schedule and batch size are the recipe's (the paper has 0.1 times the
-            rate after 30, 60 and 90 of 100 epochs).
+        head_epochs: of the phase, >= 1, with a tenth of the rate after 30 %, 60 % and 90 % of them. Its batch size
+            is the recipe's.
+        head_rate: the phase's learning rate, whatever the student's is; None: the recipe's.
         temperature: T > 0.
         weight: w > 0, of the joint term.
         label_weight, kd_weight: w_l and w_k >= 0.
@@ -64,6 +65,7 @@ class HSAKD(Combined):
         teacher: nn.Module | BranchBuilder,
         *,
         head_epochs: int = 100,
+        head_rate: float | None = None,
         temperature: float = 3.0,
         weight: float = 1.0,
         label_weight: float = 1.0,
@@ -72,7 +74,10 @@ class HSAKD(Combined):
         super().__init__(weight, label_weight, kd_weight, temperature)
         if head_epochs < 1:
             raise ValueError(f"head_epochs must be >= 1, received {head_epochs}")
+        if head_rate is not None and not head_rate > 0:
+            raise ValueError(f"head_rate must be > 0 or None, received {head_rate}")
         self.head_epochs = head_epochs
+        self.head_rate = None if head_rate is None else float(head_rate)
         self._student_branch = _builder("student", student)
         self._teacher_branch = _builder("teacher", teacher)
 
@@ -108,7 +113,8 @@ class HSAKD(Combined):
 
     def phases(self) -> Sequence[Phase]:
         """The training of the teacher's heads."""
-        return [Phase("teacher heads", self.head_epochs, list(self.teacher_heads.parameters()), self.head_loss)]
+        heads = list(self.teacher_heads.parameters())
+        return [Phase("teacher heads", self.head_epochs, heads, self.head_loss, self.head_rate, (0.3, 0.6, 0.9))]
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Each example four times, turned by 0, 90, 180 and 270 degrees; ``extra["rotation"]`` is 0, 1, 2 or 3.

@@ -22,7 +22,7 @@ class KD(Method):
     The defaults are the CIFAR-100 settings of RepDistiller: T = 4, label weight 0.1, teacher weight 0.9.
     ``KD.pure()`` is the toy experiment of the paper's release: T = 1, no label term.
 
-    Unlabelled examples of a batch feed the teacher term only.
+    Unlabelled examples of a batch feed the teacher term only. Both terms are means over examples: free of B.
 
     Args:
         temperature: T > 0.

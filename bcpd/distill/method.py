@@ -47,17 +47,22 @@ class Phase:
 
     Attributes:
         name: appears in progress reports; not ``"main"``, which is the main training's.
-        epochs: its length, >= 1; the optimizer, rate, schedule and batch size are the recipe's.
+        epochs: its length, >= 1; the optimizer and the batch size are the recipe's.
         parameters: what it trains (a subset of the method's parameters).
         loss: ``(batch, teacher_views) -> named terms``, as in :meth:`Method.loss`.
+        learning_rate: > 0, or None: the recipe's.
+        milestones: fractions of the phase, increasing in (0, 1), at each of which the rate falls to a tenth; or None:
+            the recipe's schedule.
     Raises:
-        ValueError: the name ``"main"``, no epoch, or nothing to train.
+        ValueError: the name ``"main"``, no epoch, nothing to train, or a rate that is not positive.
     """
 
     name: str
     epochs: int
     parameters: Sequence[nn.Parameter]
     loss: Callable[[Batch, Views], Mapping[str, Tensor]]
+    learning_rate: float | None = None
+    milestones: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.name == "main" or self.epochs < 1 or not list(self.parameters):
@@ -65,6 +70,8 @@ class Phase:
                 f"a phase needs a name other than 'main', epochs >= 1 and parameters to train, "
                 f"received {self.name!r}, {self.epochs} and {len(list(self.parameters))}"
             )
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(f"a phase's learning_rate must be > 0 or None, received {self.learning_rate}")
 
 
 class Method(nn.Module, ABC):

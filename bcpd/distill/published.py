@@ -68,6 +68,8 @@ class Entry:
 
 _BENCHMARK = "RepDistiller, scripts/run_cifar_distill.sh (Tian, Krishnan & Isola 2020): one weight for all pairs"
 
+_HEADS = {"temperature": 3.0, "head_epochs": 100}
+
 METHODS: Mapping[str, Entry] = {
     "kd": Entry(
         KD,
@@ -80,7 +82,14 @@ METHODS: Mapping[str, Entry] = {
             ),
         },
     ),
-    "fitnet": Entry(FitNet, {"cifar100": Setting({"weight": 100.0, "layer": 2}, _BENCHMARK, 64)}),
+    "fitnet": Entry(
+        FitNet,
+        {
+            "cifar100": Setting(
+                {"weight": 100.0, "layer": 2}, f"{_BENCHMARK}; its map has a norm and a ReLU besides", 64
+            )
+        },
+    ),
     "at": Entry(
         AT,
         {
@@ -162,7 +171,8 @@ METHODS: Mapping[str, Entry] = {
             "cifar100": Setting(
                 {"weight": 5.0, "warm_up": 20},
                 "ReviewKD, CIFAR-100/script/reviewKD.sh (Chen et al. 2021); resnet50 to mobilenetv2: mdistiller, "
-                "issue 39, at rate 0.01; 5 is its most frequent weight",
+                "issue 39, with RepDistiller's recipe (rate 0.01, batch 64); 5 is its most frequent weight. Its wide "
+                "ResNets show, as students, the sums before a norm and ReLU that belong to the stage here",
                 128,
                 {
                     ("wrn_40_2", "wrn_16_2"): {"weight": 5.0},
@@ -178,7 +188,8 @@ METHODS: Mapping[str, Entry] = {
             ),
             "imagenet": Setting(
                 None,
-                "mdistiller, configs/imagenet/*/reviewkd.yaml (for MobileNetV1, its fusions are half as wide as here)",
+                "mdistiller, configs/imagenet/*/reviewkd.yaml, where the student's maps are taken before their ReLU "
+                "(here after it), and, for MobileNetV1, the fusions are half as wide as here",
                 256,
                 {
                     ("imagenet_resnet34", "imagenet_resnet18"): {"weight": 1.0, "warm_up": 1},
@@ -190,8 +201,8 @@ METHODS: Mapping[str, Entry] = {
     "hsakd": Entry(
         HSAKD,
         {
-            "cifar100": Setting({"temperature": 3.0, "head_epochs": 100}, "HSAKD (Yang et al. 2021): no weights", 64),
-            "imagenet": Setting({"temperature": 3.0, "head_epochs": 100}, "HSAKD (Yang et al. 2021): no weights", 256),
+            "cifar100": Setting({**_HEADS, "head_rate": 0.05}, "HSAKD (Yang et al. 2021): no weights", 64),
+            "imagenet": Setting({**_HEADS, "head_rate": 0.1}, "HSAKD (Yang et al. 2021): no weights", 256),
         },
         of_networks=True,
     ),

@@ -146,7 +146,8 @@ class ConvNet(Net):
 
         Fresh copies of the stages that remain, then pooling and a linear layer as here. After the last stage nothing
         remains: its branch repeats that stage once at stride 1, with as many channels in as out (Yang et al. 2021,
-        HSAKD, whose networks other than VGG have the sizes that this gives).
+        HSAKD, whose ResNets have the sizes that this gives; its wide ResNets have a norm more a branch, which starts
+        from the sum before the stage's norm, and its VGG has a head on the stem).
 
         Args:
             stage: 0-based, of ``stages``.

@@ -47,6 +47,9 @@ class MobileNetV2(ConvNet):
     the first bottleneck (t = 1) has its 1 x 1 expansion too. The stem has stride 2 (HSAKD's network has 1: four times
     the work, and another table of accuracies). For 32 x 32 images the stages have sizes 16, 8, 4 and 2.
 
+    A convolution of g groups starts from the fan-out normal law of one group; RepDistiller's does not divide by g, and
+    its depthwise ones start that much smaller.
+
     A stage ends in a linear bottleneck, whose activation is the identity: ``stages[l]`` and ``preacts[l]`` are the same
     tensor, of either sign. ``pooled`` is the mean over space of the last 1 x 1 convolution after its ReLU.
 

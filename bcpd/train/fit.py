@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bcpd.data import InMemory
-from bcpd.distill import Method, check_needs
+from bcpd.distill import Method, Phase, check_needs
 from bcpd.seeds import derive
 from bcpd.train.checkpoint import fingerprint
 from bcpd.train.evaluation import EvaluationSet, MeasuredSets, Metrics, PathMetrics
@@ -25,7 +25,7 @@ from bcpd.train.gradient import Gradient, StepOf, global_seed
 from bcpd.train.optim import AnyOptimizer, build_optimizer, set_rates
 from bcpd.train.parts import check_parts, check_ranks, described, first_look
 from bcpd.train.ranks import Ranks, synchronised
-from bcpd.train.recipe import Recipe
+from bcpd.train.recipe import Recipe, Step
 from bcpd.train.selection import Keeper
 from bcpd.train.split import halves, order_of_epoch, replica_seeds, split
 
@@ -227,11 +227,12 @@ class _Trainer:
         for number, phase in enumerate(auxiliary):
             if number >= self.phase:
                 step_of = self.gradient.of_phase(phase, number)
-                self._run_phase(number, phase.name, phase.epochs, list(phase.parameters), step_of)
+                recipe = _recipe_of(phase, self.recipe)
+                self._run_phase(number, phase.name, recipe, list(phase.parameters), step_of)
         main = [p for p in (*self.net.parameters(), *self.method.parameters()) if p.requires_grad]
         if not main:
             raise ValueError("nothing is trained: every parameter of the network is frozen (requires_grad is False)")
-        self._run_phase(len(auxiliary), "main", self.recipe.epochs, main, self.gradient.of_student)
+        self._run_phase(len(auxiliary), "main", self.recipe, main, self.gradient.of_student)
         fitted = Fitted(
             net=self.net.eval(),
             method=self.method,
@@ -248,17 +249,18 @@ class _Trainer:
         self,
         number: int,
         name: str,
-        epochs: int,
+        recipe: Recipe,
         parameters: list[nn.Parameter],
         step_of: StepOf,
     ) -> None:
-        optimizer = build_optimizer(self.recipe, parameters, self.replicas)
+        epochs = recipe.epochs
+        optimizer = build_optimizer(recipe, parameters, self.replicas)
         if self.phase != number:
             self.phase, self.epoch, self.step = number, 0, 0
         elif (self.epoch or self.step) and self.run is not None:
             self.run.restore_optimizer(optimizer, self.device)
         while self.epoch < epochs:
-            metrics = self._train_epoch(name, epochs, optimizer, parameters, step_of)
+            metrics = self._train_epoch(name, recipe, optimizer, parameters, step_of)
             self.epoch, self.step = self.epoch + 1, 0
             self.ranks.share_buffers(self.net, self.method)
             if name == "main":
@@ -290,7 +292,7 @@ class _Trainer:
     def _train_epoch(
         self,
         phase: str,
-        epochs: int,
+        recipe: Recipe,
         optimizer: AnyOptimizer,
         parameters: list[nn.Parameter],
         step_of: StepOf,
@@ -298,8 +300,8 @@ class _Trainer:
         """The rest of the epoch that the run is in, from ``self.step`` on."""
         epoch = self.epoch
         order = order_of_epoch(self.train_index, self.seeds, phase, epoch)
-        indices = torch.split(order, self.recipe.batch_size, dim=-1)
-        rates = self.recipe.rates(self.replicas)
+        indices = torch.split(order, recipe.batch_size, dim=-1)
+        rates = recipe.rates(self.replicas)
         self.net.train()
         self.method.train()
         with global_seed(derive(self.seeds[0], "epoch", phase, epoch), self.device):
@@ -312,7 +314,7 @@ class _Trainer:
                 rest = [index[self.ranks.rows(len(index))] for index in rest]
             for batch in self.training.batches(rest, seed=self.augmentation_seed, epoch=epoch):
                 size = indices[self.step].shape[-1]
-                factor = self.recipe.schedule.factor((epoch + self.step / len(indices)) / epochs)
+                factor = recipe.schedule.factor((epoch + self.step / len(indices)) / recipe.epochs)
                 set_rates(optimizer, [rate * factor for rate in rates])
                 optimizer.zero_grad(set_to_none=True)
                 named = self.gradient.over_ranks(step_of(batch, size, epoch, self.step), parameters)
@@ -358,6 +360,16 @@ def _generators(device: torch.device) -> dict[str, Tensor]:
     """The state of the global generators that layers draw from."""
     own = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     return {"cpu": torch.get_rng_state(), **own}
+
+
+def _recipe_of(phase: Phase, recipe: Recipe) -> Recipe:
+    """The recipe with what the phase has of its own."""
+    own: dict[str, Any] = {"epochs": phase.epochs}
+    if phase.learning_rate is not None:
+        own["learning_rate"] = phase.learning_rate
+    if phase.milestones is not None:
+        own["schedule"] = Step(phase.milestones)
+    return replace(recipe, **own)
 
 
 def _set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:

@@ -1,11 +1,11 @@
 """The published recipes by name: what the numbers in the distillation literature were trained with.
 
-**Milestones.** All of these sources mean the same moment, whatever they count from: a milestone of 150 lowers the rate
-when 150 whole epochs are done. RepDistiller and mdistiller count epochs from 1 and lower the rate where epoch > 150;
-ReviewKD counts from 0 and lowers it where epoch >= 150; HSAKD bisects the milestones by the epoch counted from 0;
-torchdistill steps a scheduler after every epoch. :class:`Step` has milestones as fractions of the training, so that
-150 of 240 is 0.625. Another number of epochs scales them, and then a milestone may fall inside an epoch: rates are set
-at every step.
+**Milestones.** A milestone of 150 lowers the rate when 150 whole epochs are done, in all of these sources but one.
+RepDistiller and mdistiller count epochs from 1 and lower the rate where epoch > 150; HSAKD bisects the milestones by
+the epoch counted from 0; torchdistill steps a scheduler after every epoch. ReviewKD counts from 0 and compares after
+the epoch, so that its rate falls one epoch later, which is not imitated. :class:`Step` has milestones as fractions of
+the training, so that 150 of 240 is 0.625. Another number of epochs scales them, and then a milestone may fall inside an
+epoch: rates are set at every step.
 
 **Validation.** Published students train on every training image and are reported at their last epoch (RepDistiller,
 HSAKD) or at their best epoch *on the test set* (mdistiller and those after it). ``validation`` carves a share out of

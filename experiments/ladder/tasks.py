@@ -11,7 +11,6 @@ from typing import Any
 from bcpd.provenance import Stopwatch, provenance, source_digest
 from bcpd.runs import Progress, Store, Task, Trial, choose, sweep
 from experiments.ladder.analysis import by_labels, differences, reading, values, verdicts
-from experiments.ladder.pictures import galleries
 from experiments.ladder.spec import ARMS, GROUNDS, LOSSES, Ladder
 from experiments.ladder.stages import work
 from experiments.ladder.worlds import Measured, restored
@@ -118,6 +117,8 @@ def run(
     found = differences(spec, rows, folder, measured, near)
     judged = verdicts(spec, found)
     checked = by_labels(spec, rows, folder, of_draw)
+    from experiments.ladder.pictures import galleries  # draws with matplotlib, which nothing before needs
+
     passed, own = galleries(spec, rows, folder, data)
     return {
         "kind": "ladder",

@@ -66,10 +66,12 @@ def calibrate(spec: Tables, folder: Path | None = None) -> dict[str, Cost]:
         by ``net/teacher`` and ``teacher-student/method``; a method that refuses a pair is left out.
     """
     path = None if folder is None else folder / "calibration.json"
-    key = f"{spec.protocol.dataset} {spec.protocol.epochs} {spec.protocol.device}"
+    key = f"{spec.protocol.dataset} {spec.protocol.train} {spec.protocol.epochs} {spec.protocol.device}"
+    stored: dict[str, Any] = {}
     kept: dict[str, Any] = {}
     if path is not None and path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8")).get(key, {})
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        kept = stored.get(key, {})
     wanted: list[tuple[Pair, str]] = [((net, net), TEACHER) for net in spec.teacher_nets]
     wanted += [(("", net), SCRATCH) for net in spec.student_nets]
     wanted += [(pair, method) for pair in spec.pairs for method in spec.methods]
@@ -84,7 +86,7 @@ def calibrate(spec: Tables, folder: Path | None = None) -> dict[str, Cost]:
     finally:
         torch.set_num_threads(threads)
     if path is not None:
-        write_json(path, {key: kept})
+        write_json(path, {**stored, key: kept})
     return {name: Cost(**cost) for name, cost in kept.items() if cost is not None}
 
 
@@ -129,7 +131,15 @@ def _measured(spec: Tables, pair: Pair, name: str) -> Cost | None:
     # gradients and momenta; the weights, and the last, best and best-scored of them, once more while they are written
     fixed = 2 * _bytes(trained) + 5 * _bytes([*net.state_dict().values(), *method.state_dict().values()])
     fixed += 0 if teacher is None else _bytes(teacher.parameters())
+    # a memory has a row an example: here of few, there of all
+    rows = [buffer for buffer in method.buffers() if buffer.ndim > 1 and len(buffer) == len(source)]
+    fixed += round(5 * _bytes(rows) * (_examples(protocol) / len(source) - 1))
     return Cost(seconds, _forward(net, source, device), image_bytes, fixed, tuple(phases))
+
+
+def _examples(protocol: Protocol) -> int:
+    """Training images of a seed."""
+    return protocol.train or SHAPES[DATASETS[protocol.dataset].images][2]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
@@ -239,7 +249,7 @@ def plan(spec: Tables, folder: Path | None = None, processes: int = 2) -> dict[s
     costs = calibrate(spec, folder)
     protocol = spec.protocol
     entry = SHAPES[DATASETS[protocol.dataset].images]
-    whole = protocol.train or entry[2]
+    whole = _examples(protocol)
     test = min(protocol.test or entry[3], entry[3])
     kept = 0 if DATASETS[protocol.dataset].images == "imagenet" else math.prod(entry[0]) * (entry[2] + entry[3] + whole)
 
@@ -273,7 +283,7 @@ def plan(spec: Tables, folder: Path | None = None, processes: int = 2) -> dict[s
         if name not in costs:
             continue
         arms = 1 if method == SCRATCH else len(spec.arms_of(method))
-        batch = student_recipe(protocol, method, pair[1], protocol.validation).batch_size
+        batch = student_recipe(protocol, method, pair[1], protocol.validation, pair[0]).batch_size
         own = [row(name, name, spec.seeds * arms, protocol.epochs, share, batch) for share in spec.shares]
         stages.append(own[0] | {key: sum(part[key] for part in own) for key in ("runs", "thousand_images", "hours")})
     hours = sum(part["hours"] for part in stages)

@@ -275,6 +275,14 @@ class Tables:
             unknown = [one for one in chosen if one not in known]
             if unknown or not chosen or len(set(chosen)) < len(chosen):
                 raise ValueError(f"{name} must be some of {', '.join(known)}, each once; received {', '.join(chosen)}")
+        blind = [name for name in self.methods if name not in LOGIT_METHODS]
+        alone = [arm for arm in self.teachers if ARMS[arm][1] and ARMS[arm][0] not in self.teachers]
+        if blind and alone:
+            raise ValueError(
+                f"a temperature changes a teacher's logits alone, at which {', '.join(blind)} do not look: their "
+                f"students of {', '.join(alone)} are those of {', '.join(ARMS[arm][0] for arm in alone)}; ask for "
+                f"those too, or for {', '.join(LOGIT_METHODS)} alone"
+            )
         if not self.pairs or not all(len(pair) == 2 for pair in self.pairs):
             raise ValueError(f"pairs must be one or more of a teacher and a student, received {self.pairs!r}")
         if self.seeds < 1 or self.tuning_epochs < 0:

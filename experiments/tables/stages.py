@@ -259,7 +259,7 @@ def _student(protocol: Protocol, places: Places, payload: Mapping[str, Any]) -> 
     if refused is not None:
         yield about | {"refused": refused}
         return
-    recipe = student_recipe(protocol, method_name, pair[1], validation)
+    recipe = student_recipe(protocol, method_name, pair[1], validation, pair[0])
     name = f"{pair[0] or 'labels'}-{pair[1]}/{method_name}-{arm}/{share:g}-{number}"
     fitted = _trained(protocol, net, source, make(), recipe, seed, places.folder / "students" / name, frozen)
     if _diverged(fitted):

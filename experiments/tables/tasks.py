@@ -302,10 +302,19 @@ def _notes(
         f"prediction costs, or where more than {LATE_GAIN:.0%} of all that it gained came in the last {LATE:.0%} of "
         "the epochs.",
     ]
-    if spec.scale != "full":
+    notes.append(
+        "Published figures are of networks trained on all training images, by the full recipe, with the public "
+        "teachers; some are of the last epoch, some of the best one on the test set (their sources say which): they "
+        "say what a CE row looks like there, not what it should be here."
+    )
+    notes.append(
+        "A student's validation images are drawn anew: most were in its teacher's training set. Best-validation epochs "
+        "are chosen on them alike for all teachers; test images were in nobody's."
+    )
+    if any("wrn" in net for pair in spec.pairs for net in pair):
         notes.append(
-            "Published figures are of the whole data set and the full number of epochs: they say what a CE row looks "
-            "like there, not what it should be here."
+            "Stages of the wide ResNets end in norm and ReLU here; the published weights of AT, SP, VID, FitNet and "
+            "ReviewKD belong to the sums before them."
         )
     if protocol.partial == "labels":
         whole = "with all labels" if protocol.teacher_sees == "all" else "with the labels that its student has"

@@ -351,6 +351,25 @@ def test_the_phase_trains_the_teacher_s_heads_and_the_main_training_leaves_them(
     assert {"train_label", "train_joint", "train_kd"} <= set(fitted.history[0])
 
 
+@pytest.mark.parametrize("own", [None, 0.05])
+def test_the_phase_has_its_own_rate_and_milestones(own: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    real = bcpd.train.fit.__globals__["set_rates"]
+
+    def spy(optimizer: Any, values: list[float]) -> None:
+        rates.append(values[0])
+        real(optimizer, values)
+
+    monkeypatch.setitem(bcpd.train.fit.__globals__, "set_rates", spy)
+    hsakd = HSAKD(Tiny(0), Tiny(1), head_epochs=10, head_rate=own)
+    recipe = Recipe(epochs=2, learning_rate=0.01, batch_size=6)
+    bcpd.fit(Tiny(0), images(), hsakd, recipe, seed=0, teacher=Tiny(1))
+    start = own or 0.01
+    expected = [start] * 3 + [start / 10] * 3 + [start / 100] * 3 + [start / 1000]
+    assert rates[:10] == pytest.approx(expected)
+    assert rates[10:] == pytest.approx([0.01 * recipe.schedule.factor(epoch / 2) for epoch in range(2)])
+
+
 def test_the_phase_learns_the_joint_labels() -> None:
     teacher = Tiny(1)
     losses = []

@@ -21,6 +21,7 @@ from bcpd.train import Recipe, fit
 from experiments.tables import EXPERIMENTS, SCALES, Tables, collect, plan, run, specification
 from experiments.tables.analysis import ALL, TEACHER, differences, reading, values
 from experiments.tables.methods import student_method, student_recipe
+from experiments.tables.planning import calibrate
 from experiments.tables.reference import published_accuracy, published_network
 from experiments.tables.spec import ARMS, LOGIT_METHODS, METHODS, Protocol
 from experiments.tables.stages import Places, levelled, teacher_folder, teacher_identity
@@ -113,8 +114,17 @@ def test_warm_ups_and_phases_are_scaled_to_the_epochs(nets: tuple[Any, Any, InMe
     assert [made("hsakd", epochs).head_epochs for epochs in (240, 24, 1)] == [100, 10, 1]
 
 
+def test_a_temperature_alone_is_refused_for_methods_that_do_not_see_it() -> None:
+    with pytest.raises(ValueError, match=r"at which at, rkd do not look: their students of ce\+T are those of ce"):
+        replace(small(), methods=("kd", "at", "rkd"), teachers=("ce+T", "mse"))
+    assert replace(small(), methods=("kd", "dkd"), teachers=("ce+T",)).teachers == ("ce+T",)
+    assert replace(small(), methods=("at",), teachers=("ce", "ce+T")).arms_of("at") == ["ce"]
+
+
 def test_methods_have_their_own_recipes_and_the_weights_of_their_pair() -> None:
     protocol = Protocol("cifar100", epochs=15)
+    assert student_recipe(protocol, "reviewkd", "mobilenetv2", 0.1).learning_rate == 0.02
+    assert student_recipe(protocol, "reviewkd", "mobilenetv2", 0.1, "resnet50").learning_rate == 0.01
     assert student_recipe(protocol, "kd", "resnet8", 0.1).batch_size == 64
     assert student_recipe(protocol, "reviewkd", "resnet8", 0.1).batch_size == 128
     assert student_recipe(protocol, "hsakd", "resnet8", 0.1).nesterov
@@ -409,6 +419,14 @@ def test_the_plan_counts_what_a_run_would_do(tmp_path: Path) -> None:
     again = plan(spec, tmp_path, processes=2)
     assert json.loads((tmp_path / "calibration.json").read_text()) == kept
     assert again["process_hours"] == found["process_hours"]  # nothing was timed again
+
+
+def test_a_memory_is_planned_for_all_examples(tmp_path: Path) -> None:
+    """CRD keeps two rows of 128 float32 an example; the plan counts five copies of all that is kept."""
+    few, many = (calibrate(small(methods=("kd", "crd"), train=train), tmp_path) for train in (300, 1300))
+    name = "resnet8x0.5-resnet8x0.5/crd"
+    assert many[name].fixed_bytes - few[name].fixed_bytes == 5 * 2 * 1000 * 128 * 4
+    assert len(json.loads((tmp_path / "calibration.json").read_text())) == 2
 
 
 def test_the_command_line_plans_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
