@@ -71,18 +71,15 @@ class CifarResNet(ConvNet):
         super().__init__(name, num_classes, input_shape, seed, widths=widths[1:], strides=(1, 2, 2))
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"depth must be 6n + 2, e.g. 8, 14, 20, received {depth}")
-        self._repeats = (depth - 2) // 6
+        self._repeats = ((depth - 2) // 6,) * 3
         with self._drawing():
             self.stem = nn.Conv2d(self.input_shape[0], widths[0], 3, padding=1, bias=False)
             self.norm = nn.BatchNorm2d(widths[0])
             self.blocks = self._stages(widths[0])
             self.head = nn.Linear(widths[-1], num_classes)
 
-    def _stage(self, level: int, inputs: int, stride: int) -> nn.ModuleList:
-        width = self._widths[level]
-        blocks = [BasicBlock(inputs, width, stride)]
-        blocks += [BasicBlock(width, width, 1) for _ in range(self._repeats - 1)]
-        return nn.ModuleList(blocks)
+    def _block(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        return BasicBlock(inputs, outputs, stride)
 
     def _enter(self, x: Tensor) -> Tensor:
         return functional.relu(self.norm(self.stem(x)), inplace=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import sqrt
@@ -44,6 +43,7 @@ class ConvNet(Net):
     """
 
     least_size: ClassVar[int] = 4
+    _repeats: tuple[int, ...]
     """Height and width below which a stride would meet a single pixel (but see the class)."""
 
     blocks: nn.ModuleList
@@ -73,9 +73,18 @@ class ConvNet(Net):
         self._strides = tuple(strides)
         self._stem_stride = stem_stride
 
-    @abstractmethod
     def _stage(self, level: int, inputs: int, stride: int) -> nn.ModuleList:
-        """Fresh blocks of the stage ``level`` that start from ``inputs`` channels, the first with the stride."""
+        """Fresh blocks of the stage ``level`` that start from ``inputs`` channels, the first with the stride.
+
+        Here ``_repeats[level]`` of :meth:`_block`; networks of another build have their own.
+        """
+        width = self._widths[level]
+        first = self._block(inputs, width, stride)
+        return nn.ModuleList([first, *(self._block(width, width, 1) for _ in range(self._repeats[level] - 1))])
+
+    def _block(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        """A fresh block of a stage that repeats one kind of block."""
+        raise NotImplementedError(f"{type(self).__name__} has neither a kind of block nor stages of its own")
 
     def _neck(self) -> nn.Module:
         """A fresh copy of what lies between the last stage and the mean over space."""

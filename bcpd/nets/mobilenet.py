@@ -139,11 +139,8 @@ class MobileNetV1(ConvNet):
             self.blocks = self._stages(64)
             self.head = nn.Linear(1024, num_classes)
 
-    def _stage(self, level: int, inputs: int, stride: int) -> nn.ModuleList:
-        width = self._widths[level]
-        blocks = [Separable(inputs, width, stride)]
-        blocks += [Separable(width, width, 1) for _ in range(self._repeats[level] - 1)]
-        return nn.ModuleList(blocks)
+    def _block(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        return Separable(inputs, outputs, stride)
 
 
 MOBILENETS: dict[str, Callable[..., Net]] = {"mobilenetv2": named(MobileNetV2, "mobilenetv2")}

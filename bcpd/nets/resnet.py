@@ -93,11 +93,8 @@ class ResNet(ConvNet):
     def _entrance(self) -> nn.Sequential:
         return convolution(self.input_shape[0], 64, 3)
 
-    def _stage(self, level: int, inputs: int, stride: int) -> nn.ModuleList:
-        width = self._widths[level]
-        blocks: list[nn.Module] = [self._kind(inputs, width, stride)]
-        blocks += [self._kind(width, width, 1) for _ in range(self._repeats[level] - 1)]
-        return nn.ModuleList(blocks)
+    def _block(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        return self._kind(inputs, outputs, stride)
 
 
 class ImageNetResNet(ResNet):

@@ -82,11 +82,8 @@ class ShuffleNetV1(_ShuffleNet):
             self.blocks = self._stages(_STEM)
             self.head = nn.Linear(960, num_classes)
 
-    def _stage(self, level: int, inputs: int, stride: int) -> nn.ModuleList:
-        width = self._widths[level]
-        blocks = [GroupedUnit(inputs, width, stride, groups=3)]
-        blocks += [GroupedUnit(width, width, 1, groups=3) for _ in range(self._repeats[level] - 1)]
-        return nn.ModuleList(blocks)
+    def _block(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        return GroupedUnit(inputs, outputs, stride, groups=3)
 
 
 class SplitUnit(nn.Module):
@@ -154,11 +151,8 @@ class ShuffleNetV2(_ShuffleNet):
             self.neck = self._neck()
             self.head = nn.Linear(1024, num_classes)
 
-    def _stage(self, level: int, inputs: int, stride: int) -> nn.ModuleList:
-        width = self._widths[level]
-        blocks: list[nn.Module] = [DownUnit(inputs, width) if stride == 2 else SplitUnit(width)]
-        blocks += [SplitUnit(width) for _ in range(self._repeats[level] - 1)]
-        return nn.ModuleList(blocks)
+    def _block(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        return DownUnit(inputs, outputs) if stride == 2 else SplitUnit(outputs)
 
     def _neck(self) -> nn.Module:
         return convolution(self._widths[-1], 1024, 1)

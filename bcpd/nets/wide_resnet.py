@@ -72,7 +72,7 @@ class WideResNet(ConvNet):
         super().__init__(name, num_classes, input_shape, seed, widths=widths, strides=(1, 2, 2))
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth must be 6n + 4, e.g. 10, 16, 40, received {depth}")
-        self._repeats = (depth - 4) // 6
+        self._repeats = ((depth - 4) // 6,) * 3
         with self._drawing():
             self.stem = nn.Conv2d(self.input_shape[0], 16, 3, padding=1, bias=False)
             self.blocks = self._stages(16)
@@ -81,7 +81,7 @@ class WideResNet(ConvNet):
     def _stage(self, level: int, inputs: int, stride: int) -> nn.ModuleList:
         width = self._widths[level]
         blocks: list[nn.Module] = [PreactivationBlock(inputs, width, stride, activated=level > 0)]
-        blocks += [PreactivationBlock(width, width, 1, activated=False) for _ in range(self._repeats - 1)]
+        blocks += [PreactivationBlock(width, width, 1, activated=False) for _ in range(self._repeats[level] - 1)]
         return nn.ModuleList([*blocks, nn.BatchNorm2d(width)])
 
     @staticmethod

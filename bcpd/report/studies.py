@@ -268,38 +268,29 @@ def _interval(row: Mapping[str, Any]) -> str:
     return interval(values[0], values[1], values[2], 1.0)
 
 
-_LADDER_TOPICS = {"rungs": "Rung by rung", "claim": "The claim", "theorem 1": "Theorem 1, tried on networks"}
+def _by_topic(results: Mapping[str, Any], headings: Mapping[str, str], tables: Sequence[Table]) -> dict[str, Any]:
+    """A study whose sentences have topics, each with a heading."""
+    topics: dict[str, list[str]] = {}
+    for entry in results["reading"]:
+        topics.setdefault(headings[entry["topic"]], []).append(entry["text"])
+    return {
+        "title": results["title"],
+        "question": results["question"],
+        "findings": list(topics.items()),
+        "notes": [str(note) for note in results.get("notes") or []],
+        "tables": [table for table in tables if table.default],
+        "further_tables": [table for table in tables if not table.default],
+    }
 
 
 def _ladder(results: Mapping[str, Any]) -> dict[str, Any]:
-    topics: dict[str, list[str]] = {}
-    for entry in results["reading"]:
-        topics.setdefault(_LADDER_TOPICS[entry["topic"]], []).append(entry["text"])
-    tables = ladder_tables(results)
-    return {
-        "title": results["title"],
-        "question": results["question"],
-        "findings": list(topics.items()),
-        "notes": [str(note) for note in results.get("notes") or []],
-        "tables": [table for table in tables if table.default],
-        "further_tables": [table for table in tables if not table.default],
-    }
+    headings = {"rungs": "Rung by rung", "claim": "The claim", "theorem 1": "Theorem 1, tried on networks"}
+    return _by_topic(results, headings, ladder_tables(results))
 
 
 def _tables(results: Mapping[str, Any]) -> dict[str, Any]:
-    topics: dict[str, list[str]] = {}
-    for entry in results["reading"]:
-        heading = {"teachers": "The teachers", "students": "Does the MSE teacher's student do better?"}[entry["topic"]]
-        topics.setdefault(heading, []).append(entry["text"])
-    tables = method_tables(results)
-    return {
-        "title": results["title"],
-        "question": results["question"],
-        "findings": list(topics.items()),
-        "notes": [str(note) for note in results.get("notes") or []],
-        "tables": [table for table in tables if table.default],
-        "further_tables": [table for table in tables if not table.default],
-    }
+    headings = {"teachers": "The teachers", "students": "Does the MSE teacher's student do better?"}
+    return _by_topic(results, headings, method_tables(results))
 
 
 STUDIES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
