@@ -14,7 +14,7 @@ from bcpd.progress import Meter
 __all__ = ["add_compare"]
 
 _EPILOG = """examples:
-  bcpd compare                                      built-in digits and mixtures, under a minute
+  bcpd compare                                      built-in digits and mixtures, about a minute
   bcpd compare --scale laptop --data DIR            CIFAR-10 with CIFAR-10H, and CIFAR-100, on 2 cores
   bcpd compare --scale laptop --data DIR --plan     what that would train
   bcpd compare --scale full --data DIR --go         ResNet-56 to ResNet-20 on a GPU

@@ -70,16 +70,16 @@ class VGG(ConvNet):
         super().__init__(name, num_classes, input_shape, seed, widths=_WIDTHS[1:], strides=(2, 2, 2, fourth))
         self._layers = layers
         with self._drawing():
-            self.stem = self._layers(self.input_shape[0], _WIDTHS[0], layers[0], halves=False)
+            self.stem = self._convolutions(self.input_shape[0], _WIDTHS[0], layers[0], halves=False)
             self.blocks = self._stages(_WIDTHS[0])
             self.head = nn.Linear(_WIDTHS[-1], num_classes)
 
     @staticmethod
-    def _layers(inputs: int, width: int, count: int, halves: bool) -> nn.ModuleList:
+    def _convolutions(inputs: int, width: int, count: int, halves: bool) -> nn.ModuleList:
         return nn.ModuleList([Layer(inputs, width, halves), *(Layer(width, width, False) for _ in range(count - 1))])
 
     def _stage(self, level: int, inputs: int, stride: int) -> nn.ModuleList:
-        return self._layers(inputs, self._widths[level], self._layers[level + 1], halves=stride == 2)
+        return self._convolutions(inputs, self._widths[level], self._layers[level + 1], halves=stride == 2)
 
     @staticmethod
     def _size(size: int, stride: int) -> int:
