@@ -19,8 +19,8 @@ from bcpd.stats import crossed_mean_interval, mean_interval
 from experiments.ladder import SCALES, Ladder, plan, run
 from experiments.ladder.analysis import COMPARED, differences, reading, values, verdicts
 from experiments.ladder.spec import ARMS, GROUNDS, LOSSES, RUNGS
-from experiments.ladder.stages import Draw, Places, shares_path
-from experiments.ladder.worlds import Measured
+from experiments.ladder.stages import Draw, Places, shares_path, work
+from experiments.ladder.worlds import Measured, restored
 
 EXACT = Ladder("test", ("templates",), draws=3)
 UNKNOWN = Ladder("test", ("digits",), draws=3)
@@ -215,6 +215,21 @@ def test_a_temperature_is_fitted_to_what_the_teacher_held_out(tmp_path: Path, mo
     fitted = draw.teacher("ce", 0.1)
     draw.temperature(fitted)
     assert seen["nll"] == pytest.approx(fitted.at("last")[0]["validation_nll"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_leaves_rows_that_say_so(tmp_path: Path) -> None:
+    spec = replace(TINY, grounds=("digits",))
+    rates = {"ce": 0.1, "mse": 1e30, "label_smoothing": 0.1, "student": 0.1}
+    about = {"stage": "main", "spec": spec.describe(), "ground": "digits", "rates": rates}
+    rows = [row for draw in range(2) for row in work({**about, "draw": draw, "folder": str(tmp_path), "data": None})]
+    lost = {(row["role"], row["arm"], row["checkpoint"]) for row in rows if row.get("lost")}
+    of_mse = {("teacher", "mse", "last"), ("teacher", "mse", "best_score"), ("student", "mse", "last")}
+    assert lost == of_mse | {("teacher", "mse_t", "last"), ("student", "mse_t", "last")}
+    measured = {"digits": restored(spec.describe(), "digits", tmp_path, None).measured(0)}
+    kept = {"ce", "ce_t", "label_smoothing"}
+    assert {entry["arm"] for entry in values(spec, rows, tmp_path, measured)} == kept
+    assert {entry["arm"] for entry in differences(spec, rows, tmp_path, measured, {})} == kept - {"ce"}
 
 
 def test_a_network_that_diverged_is_not_compared_and_stops_nothing(tmp_path: Path) -> None:
