@@ -180,7 +180,7 @@ def check_needs(method: Method, source: InMemory, student: Views, teacher: Views
         if not view:
             continue
         there = getattr(views, view)
-        if there is None or (isinstance(there, tuple) and not there):
+        if not (there.numel() if isinstance(there, Tensor) else there):
             raise ValueError(f"{name} needs {need}, but the {who} network offers no {view}")
     if teacher is not None and "teacher.logits" in method.needs and student.logits.shape != teacher.logits.shape:
         raise ValueError(

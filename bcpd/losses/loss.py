@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from bcpd import tensors
 from bcpd.tensors import ArrayLike, probability_rows
@@ -175,7 +174,8 @@ def target_rows(target: Tensor, like: Tensor) -> Tensor:
     """The target as probability rows in the dtype of ``like``."""
     if target.is_floating_point():
         return target.to(like.dtype)
-    return functional.one_hot(target, like.shape[-1]).to(like.dtype)
+    # not one_hot, which reads the labels' range back from the device
+    return torch.zeros_like(like).scatter(-1, target.unsqueeze(-1), 1.0)
 
 
 def expected(outcome_losses: Tensor, target: Tensor) -> Tensor:

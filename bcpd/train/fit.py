@@ -3,52 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bcpd.data import InMemory
-from bcpd.distill import Method, Phase, check_needs
+from bcpd.distill import Method, check_needs
 from bcpd.seeds import derive
 from bcpd.train.checkpoint import fingerprint
 from bcpd.train.evaluation import EvaluationSet, MeasuredSets, Metrics, PathMetrics
+from bcpd.train.execution import EAGER, Execution
 from bcpd.train.fitted import Fitted, OneForAll
 from bcpd.train.folder import RunFolder
-from bcpd.train.gradient import Gradient, StepOf, global_seed
-from bcpd.train.optim import AnyOptimizer, build_optimizer, set_rates
+from bcpd.train.gradient import Gradient, global_seed
+from bcpd.train.graphs import check_capture
 from bcpd.train.parts import check_parts, check_ranks, described, first_look
 from bcpd.train.ranks import Ranks, synchronised
-from bcpd.train.recipe import Recipe, Step
-from bcpd.train.selection import Keeper
-from bcpd.train.split import halves, order_of_epoch, replica_seeds, split
+from bcpd.train.recipe import Recipe
+from bcpd.train.split import halves, replica_seeds, split
+from bcpd.train.teacher_table import TeacherTable
+from bcpd.train.trainer import Progress, Trainer
+from bcpd.train.turns import BURST, Turns, alone, in_turns
 
-__all__ = ["Progress", "fit", "split"]
-
-FINITE_AT = 32
-"""Training inputs that a network is tried on after every epoch: one that gives no finite logits has diverged."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a progress callback receives after every epoch.
-
-    Attributes:
-        phase: ``"main"``, or the name of a method's auxiliary phase.
-        epoch, epochs: 1-based epoch and the length of the phase.
-        metrics: this epoch's row of the history (lists, one number a replica).
-    """
-
-    phase: str
-    epoch: int
-    epochs: int
-    metrics: Mapping[str, Any]
+__all__ = ["Progress", "fit", "fit_side_by_side", "split", "training"]
 
 
 def fit(
@@ -67,6 +49,7 @@ def fit(
     gradients: Literal["auto", "autograd"] = "auto",
     batch_statistics: Literal["rank", "synchronised"] = "rank",
     metrics: Callable[[MeasuredSets], Metrics] = PathMetrics,
+    execution: Execution = EAGER,
 ) -> Fitted:
     r"""Train a network (or R replicas of one) by minimising a method's loss, and measure it every epoch.
 
@@ -86,7 +69,8 @@ def fit(
         recipe: how.
         seed: one int, or one for each replica.
         teacher: frozen, called in eval mode (it is left in it) without gradient on the very inputs the student sees,
-            where the method asks for it. A single model may teach all R students.
+            where the method asks for it. A single model may teach all R students. A :class:`bcpd.train.TeacherTable`
+            is looked up instead.
         held_out: points with known p* that are never trained on. Half of them choose the path minimum, the other half
             report it and all ``fresh_*`` metrics.
         folder: where to keep spec, metrics, weights and resume state. If the folder holds this very run, it is
@@ -103,12 +87,81 @@ def fit(
         metrics: makes what measures the network after every epoch (in eval mode, without gradient; a function of the
             network alone, for a resumed run makes it anew); by default the columns of
             :class:`bcpd.train.PathMetrics`.
+        execution: precision of the steps, compilation, CUDA graphs.
     Returns:
         :class:`Fitted`.
     Raises:
         ValueError: parts that do not fit together (before step 0); a folder that holds another run.
         CheckpointError: a damaged or foreign file in the folder.
     """
+    steps = training(
+        net,
+        source,
+        method,
+        recipe,
+        seed=seed,
+        teacher=teacher,
+        held_out=held_out,
+        folder=folder,
+        save_seconds=save_seconds,
+        device=device,
+        progress=progress,
+        gradients=gradients,
+        batch_statistics=batch_statistics,
+        metrics=metrics,
+        execution=execution,
+    )
+    return alone(steps, torch.device(device), captured=execution.graphs)
+
+
+def fit_side_by_side(trainings: Sequence[Mapping[str, Any]], burst: int = BURST) -> list[Fitted]:
+    """Train several networks at once in this process; the results are those of :func:`bcpd.fit` one after another.
+
+    A small network leaves most of a GPU idle. Here each training hands its steps to a stream of its own, which the
+    device runs beside the others' (worth it with ``Execution(graphs=True)``, where a step is one launch). The host
+    takes turns: ``burst`` steps of each. On the CPU they are done in turns, which gains nothing. Each training keeps
+    folder, progress and generators as if it were alone; trainings may share their source and their (frozen) teacher,
+    but not a network that is trained or a method.
+
+    Args:
+        trainings: the arguments of :func:`bcpd.fit`, by name, of each.
+        burst: steps a turn, >= 1.
+    Returns:
+        what each was fitted to, in their order.
+    Raises:
+        ValueError: networks or methods that are shared, no steps in a turn; and what :func:`bcpd.fit` raises: the
+            others are then left where they are, to be resumed from their folders.
+    """
+    if burst < 1:
+        raise ValueError(f"burst must be at least 1, received {burst}")
+    for name in ("net", "method"):
+        parts = [id(arguments[name]) for arguments in trainings if name in arguments]
+        if len(set(parts)) < len(parts):
+            raise ValueError(f"every training needs a {name} of its own, received one in several of them")
+    return in_turns(
+        [Turns(training(**arguments), torch.device(arguments.get("device", "cpu"))) for arguments in trainings], burst
+    )
+
+
+def training(
+    net: nn.Module,
+    source: InMemory,
+    method: Method,
+    recipe: Recipe,
+    *,
+    seed: int | Sequence[int],
+    teacher: nn.Module | None = None,
+    held_out: InMemory | None = None,
+    folder: Path | str | None = None,
+    save_seconds: float = 30.0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[Progress], None] | None = None,
+    gradients: Literal["auto", "autograd"] = "auto",
+    batch_statistics: Literal["rank", "synchronised"] = "rank",
+    metrics: Callable[[MeasuredSets], Metrics] = PathMetrics,
+    execution: Execution = EAGER,
+) -> Generator[None, None, Fitted]:
+    """:func:`fit`, pausing after every step, when its work has been handed to the device: to run several in turns."""
     if gradients not in ("auto", "autograd"):
         raise ValueError(f"gradients must be 'auto' or 'autograd', received {gradients!r}")
     if batch_statistics not in ("rank", "synchronised"):
@@ -118,6 +171,7 @@ def fit(
         raise ValueError(
             f"batch statistics are synchronised on CUDA only (torch.nn.SyncBatchNorm), received device {device.type}"
         )
+    execution.check(device)
     ranks = Ranks.current()
     replicas: int | None = getattr(net, "replicas", None)
     seeds = replica_seeds(seed, replicas)
@@ -126,10 +180,16 @@ def fit(
     net.to(device)
     if teacher is not None:
         teacher.to(device).eval()
+    if isinstance(teacher, TeacherTable):
+        teacher.check_source(source)
+        if execution.graphs and not teacher.full:
+            raise ValueError("captured steps need a whole table of the teacher: call its fill() first")
     taught_by = teacher
     if teacher is not None and replicas is not None and getattr(teacher, "replicas", None) is None:
         teacher = OneForAll(teacher, replicas, len(source.shape))
     train_index, validation_index = split(source, recipe.validation, seeds, replicas)
+    if execution.graphs:
+        check_capture(net, source, ranks.count)
     check_ranks(ranks, replicas, train_index.shape[-1], recipe.batch_size)
 
     example = source.batch(train_index[..., : min(2, train_index.shape[-1])]).x
@@ -156,6 +216,10 @@ def fit(
         "metrics": described(metrics, folder),
         "frozen": [name for name, parameter in net.named_parameters() if not parameter.requires_grad],
     }
+    if isinstance(taught_by, TeacherTable):
+        spec["table"] = taught_by.describe()
+    if execution != EAGER:
+        spec["execution"] = execution.describe()
     if ranks.count > 1:
         spec |= {"ranks": ranks.count, "batch_statistics": batch_statistics}
     identity = hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=10).hexdigest()
@@ -170,8 +234,9 @@ def fit(
         select, fresh = (EvaluationSet(held_out, index) for index in halves(held_out))
     transfer = EvaluationSet(source, train_index)
     validation = None if validation_index is None else EvaluationSet(source, validation_index)
-    gradient = Gradient(net, method, teacher, source, seeds, ranks, by_hand=gradients == "auto")
-    trainer = _Trainer(
+    by_hand = gradients == "auto"
+    gradient = Gradient(net, method, teacher, source, seeds, ranks, execution, device, by_hand)
+    trainer = Trainer(
         gradient=gradient,
         source=source,
         train_index=train_index,
@@ -181,211 +246,10 @@ def fit(
         measure=metrics(MeasuredSets(method, teacher, transfer, validation, select, fresh)) if ranks.first else None,
         run=run,
         progress=progress if ranks.first else None,
+        execution=execution,
     )
     with contextlib.ExitStack() as stack:
         if ranks.count > 1 and batch_statistics == "synchronised":
             # the learned parts of a method whose batches are gathered see all rows already
             stack.enter_context(synchronised(net) if gradient.gathers else synchronised(net, method))
-        return trainer.train(identity)
-
-
-class _Trainer:
-    """The loop, and the state that a resumed run takes up again: phase, epoch, step, weights, optimizer, kept states,
-    sums and generators of an epoch that was left."""
-
-    def __init__(
-        self,
-        *,
-        gradient: Gradient,
-        source: InMemory,
-        train_index: Tensor,
-        recipe: Recipe,
-        device: torch.device,
-        measure: Metrics | None,
-        run: RunFolder | None,
-        progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self.gradient, self.train_index, self.recipe, self.device = gradient, train_index, recipe, device
-        self.net, self.method, self.ranks = gradient.net, gradient.method, gradient.ranks
-        self.seeds, self.replicas = gradient.seeds, gradient.replicas
-        self.measure, self.run, self.progress = measure, run, progress
-        # p* is not gathered for a method that does not ask for it
-        self.training = source if "bayes" in self.method.needs else source.without_bayes()
-        roots = [derive(seed, "augment") for seed in self.seeds]
-        self.augmentation_seed: int | list[int] = roots[0] if self.replicas is None else roots
-        self.keeper = Keeper(self.method.scores(self.replicas), self.replicas)
-        self.history: list[dict[str, Any]] = []
-        self.phase, self.epoch, self.step = 0, 0, 0
-        self.sums: dict[str, Tensor] = {}
-        self.generators: dict[str, Tensor] = {}
-
-    def train(self, identity: str) -> Fitted:
-        auxiliary = list(self.method.phases())
-        resumed = self.run.resume() if self.run is not None else None
-        if resumed is not None:
-            self._restore(*resumed)
-        for number, phase in enumerate(auxiliary):
-            if number >= self.phase:
-                step_of = self.gradient.of_phase(phase, number)
-                recipe = _recipe_of(phase, self.recipe)
-                self._run_phase(number, phase.name, recipe, list(phase.parameters), step_of)
-        main = [p for p in (*self.net.parameters(), *self.method.parameters()) if p.requires_grad]
-        if not main:
-            raise ValueError("nothing is trained: every parameter of the network is frozen (requires_grad is False)")
-        self._run_phase(len(auxiliary), "main", self.recipe, main, self.gradient.of_student)
-        fitted = Fitted(
-            net=self.net.eval(),
-            method=self.method,
-            history=self.history,
-            states={"last": _clone(self.net.state_dict()), **self.keeper.states},
-            epochs={"last": [self.recipe.epochs] * len(self.seeds), **self.keeper.epochs},
-            identity=identity,
-        )
-        if self.run is not None:
-            self.run.finish(fitted)
-        return fitted
-
-    def _run_phase(
-        self,
-        number: int,
-        name: str,
-        recipe: Recipe,
-        parameters: list[nn.Parameter],
-        step_of: StepOf,
-    ) -> None:
-        epochs = recipe.epochs
-        optimizer = build_optimizer(recipe, parameters, self.replicas)
-        if self.phase != number:
-            self.phase, self.epoch, self.step = number, 0, 0
-        elif (self.epoch or self.step) and self.run is not None:
-            self.run.restore_optimizer(optimizer, self.device)
-        while self.epoch < epochs:
-            metrics = self._train_epoch(name, recipe, optimizer, parameters, step_of)
-            self.epoch, self.step = self.epoch + 1, 0
-            self.ranks.share_buffers(self.net, self.method)
-            if name == "main":
-                metrics |= self.ranks.from_first(functools.partial(self._measured, metrics))
-                self.history.append({"epoch": self.epoch, **metrics})
-                self.keeper.update(self.epoch, metrics, self.net.state_dict())
-            if self.run is not None and (self.epoch == epochs or self.run.due()):
-                self.run.save(self._export(), self._record(), optimizer)
-            if self.progress is not None:
-                self.progress(Progress(name, self.epoch, epochs, metrics))
-
-    def _measured(self, training: Mapping[str, Any]) -> dict[str, list[float]]:
-        """The metrics of the network as it is, checked, and which replicas still give finite logits."""
-        assert self.measure is not None
-        mode = self.net.training
-        self.net.eval()
-        with torch.no_grad():
-            found = self.measure(self.net)
-            logits = self.net(self.training.inputs(self.train_index[..., :FINITE_AT])).logits
-        self.net.train(mode)
-        count = len(self.seeds)
-        for name, values in found.items():
-            if name in training or name in ("epoch", "finite"):
-                raise ValueError(f"metrics must not be named {name!r}, which the training has itself")
-            if len(values) != count:
-                raise ValueError(f"metrics must be lists of {count} floats, one a replica; {name} is {values!r}")
-        return {**found, "finite": logits.isfinite().reshape(count, -1).all(-1).double().tolist()}
-
-    def _train_epoch(
-        self,
-        phase: str,
-        recipe: Recipe,
-        optimizer: AnyOptimizer,
-        parameters: list[nn.Parameter],
-        step_of: StepOf,
-    ) -> dict[str, list[float]]:
-        """The rest of the epoch that the run is in, from ``self.step`` on."""
-        epoch = self.epoch
-        order = order_of_epoch(self.train_index, self.seeds, phase, epoch)
-        indices = torch.split(order, recipe.batch_size, dim=-1)
-        rates = recipe.rates(self.replicas)
-        self.net.train()
-        self.method.train()
-        with global_seed(derive(self.seeds[0], "epoch", phase, epoch), self.device):
-            if self.step:
-                _set_generators(self.generators, self.device)
-            else:
-                self.sums = {}
-            rest: Sequence[Tensor] = indices[self.step :]
-            if self.ranks.count > 1:
-                rest = [index[self.ranks.rows(len(index))] for index in rest]
-            for batch in self.training.batches(rest, seed=self.augmentation_seed, epoch=epoch):
-                size = indices[self.step].shape[-1]
-                factor = recipe.schedule.factor((epoch + self.step / len(indices)) / recipe.epochs)
-                set_rates(optimizer, [rate * factor for rate in rates])
-                optimizer.zero_grad(set_to_none=True)
-                named = self.gradient.over_ranks(step_of(batch, size, epoch, self.step), parameters)
-                optimizer.step()
-                for name, value in named.items():
-                    share = value.detach().reshape(-1) * (size / order.shape[-1])
-                    self.sums[name] = self.sums[name] + share if name in self.sums else share
-                self.step += 1
-                if self.run is not None and self.step < len(indices) and self.run.due(within=True):
-                    self.generators = _generators(self.device)
-                    self.run.save(self._export(), self._record(), optimizer)
-        sums = self.sums
-        sums["loss"] = torch.stack(list(sums.values())).sum(0)
-        return {f"train_{name}": value.tolist() for name, value in sums.items()}
-
-    def _export(self) -> dict[str, Tensor]:
-        kept, _ = self.keeper.export()
-        net = {f"net.{key}": value for key, value in self.net.state_dict().items()}
-        method = {f"method.{key}": value for key, value in self.method.state_dict().items()}
-        if not self.step:
-            return {**net, **method, **kept}
-        sums = {f"sum.{name}": value for name, value in self.sums.items()}
-        generators = {f"generator.{name}": state for name, state in self.generators.items()}
-        return {**net, **method, **kept, **sums, **generators}
-
-    def _record(self) -> dict[str, Any]:
-        _, kept = self.keeper.export()
-        record = {"phase": self.phase, "epoch": self.epoch, "history": self.history, "kept": kept}
-        # in the middle of an epoch; a file keeps tensors in no order, and the loss is the sum of the terms in theirs
-        return {**record, "step": self.step, "terms": list(self.sums)} if self.step else record
-
-    def _restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        for prefix, module in (("net.", self.net), ("method.", self.method)):
-            module.load_state_dict(_under(prefix, tensors))
-        self.keeper.restore(tensors, record["kept"], self.device)
-        self.phase, self.epoch, self.step = record["phase"], record["epoch"], record.get("step", 0)
-        self.history = [_numbers(row) for row in record["history"]]
-        self.generators = _under("generator.", tensors)
-        self.sums = {name: tensors[f"sum.{name}"].to(self.device) for name in record.get("terms", [])}
-
-
-def _generators(device: torch.device) -> dict[str, Tensor]:
-    """The state of the global generators that layers draw from."""
-    own = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
-    return {"cpu": torch.get_rng_state(), **own}
-
-
-def _recipe_of(phase: Phase, recipe: Recipe) -> Recipe:
-    """The recipe with what the phase has of its own."""
-    own: dict[str, Any] = {"epochs": phase.epochs}
-    if phase.learning_rate is not None:
-        own["learning_rate"] = phase.learning_rate
-    if phase.milestones is not None:
-        own["schedule"] = Step(phase.milestones)
-    return replace(recipe, **own)
-
-
-def _set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in state.items()}
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A history row read from JSON, with ``"nan"`` and ``"inf"`` as floats again."""
-    return {key: [float(v) for v in value] if isinstance(value, list) else value for key, value in row.items()}
+        return (yield from trainer.steps(identity))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +13,26 @@ from bcpd.data import Batch, InMemory
 from bcpd.distill import Method, Phase
 from bcpd.nets import HandNet, Views
 from bcpd.seeds import derive, generator
+from bcpd.train.execution import EAGER, Execution, compiled
 from bcpd.train.parts import has_gradient_by_hand
 from bcpd.train.ranks import Ranks
+from bcpd.train.teacher_table import TeacherTable
 
 __all__ = ["Gradient", "StepOf", "global_seed"]
 
-StepOf = Callable[[Batch, int, int, int], Mapping[str, Tensor]]
-"""(this rank's rows of a batch, the batch's size, epoch, step) -> the named terms; the gradients are set."""
+
+class StepOf(NamedTuple):
+    """What happens in a step, in this order.
+
+    Attributes:
+        progress: (epoch, step): the method is told.
+        prepare: (this rank's rows of a batch, the batch's size, epoch, step) -> what the loss sees of it.
+        learn: (what that gave, size, epoch, step) -> the named terms; the gradients are set.
+    """
+
+    progress: Callable[[int, int], None]
+    prepare: Callable[[Batch, int, int, int], Batch]
+    learn: Callable[[Batch, int, int, int], Mapping[str, Tensor]]
 
 
 class Gradient:
@@ -29,6 +43,7 @@ class Gradient:
         source: what the batches come from.
         seeds: one a replica.
         ranks: who shares a batch.
+        execution: in what precision, compiled or not.
         by_hand: whether the network's own :meth:`bcpd.nets.HandNet.backward` may be taken.
     """
 
@@ -40,57 +55,85 @@ class Gradient:
         source: InMemory,
         seeds: Sequence[int],
         ranks: Ranks,
+        execution: Execution,
+        device: torch.device,
         by_hand: bool,
     ) -> None:
         self.net, self.method, self.teacher, self.seeds, self.ranks = net, method, teacher, list(seeds), ranks
         self.replicas: int | None = getattr(net, "replicas", None)
-        self.by_hand = by_hand and ranks.count == 1 and has_gradient_by_hand(net, method)
+        self.execution, self.device = execution, device
+        self.by_hand = by_hand and ranks.count == 1 and execution == EAGER and has_gradient_by_hand(net, method)
         # no generator is made for a method that draws nothing
         self.prepares = type(method).prepare is not Method.prepare
         self.looks_at_teacher = any(need.startswith("teacher") for need in method.needs)
         # a mean over the labelled examples is of the whole batch's, and a rank does not know how many the others have
         masked = source.labelled is not None and "labels" in method.needs
         self.gathers = ranks.count > 1 and (method.couples or masked)
+        self.student: Callable[[Tensor], Views] = net
+        self.taught: Callable[[Tensor], Views] | None = teacher
+        if execution.compile:
+            self.student = compiled(net, self._shown("student"))
+            if teacher is not None and not isinstance(teacher, TeacherTable):
+                self.taught = compiled(teacher, self._shown("teacher"))
 
-    def of_student(self, batch: Batch, size: int, epoch: int, step: int) -> Mapping[str, Tensor]:
-        """A step of the main training."""
-        self.method.progress(epoch, step)
-        batch = self._prepared(batch, size, "method", epoch, step)
+    def of_student(self) -> StepOf:
+        """Steps of the main training."""
+
+        def prepare(batch: Batch, size: int, epoch: int, step: int) -> Batch:
+            return self._prepared(batch, size, "method", epoch, step)
+
+        return StepOf(self.method.progress, prepare, self._student_learns)
+
+    def _student_learns(self, batch: Batch, size: int, epoch: int, step: int) -> Mapping[str, Tensor]:
         x = self._own(batch)
-        t: Views | None = None
-        if self.teacher is not None and self.looks_at_teacher:
-            with torch.no_grad():
-                t = self.teacher(x)
-        if self.by_hand:
-            return self._by_hand(batch, t)
-        self._draw("network", "main", epoch, step)
-        s: Views = self.net(x)
-        if self.gathers:
-            s = self.ranks.gather_views(s, len(batch.x), self._shown("student"))
-            t = None if t is None else self.ranks.gather_views(t, len(batch.x), self._shown("teacher"))
-            self._draw("loss", "main", epoch, step)
-        return self._backward(self.method.loss(batch, s, t), size)
+        with self.execution.autocast(self.device):
+            t = self._taught(batch, x) if self.looks_at_teacher else None
+            if self.by_hand:
+                return self._by_hand(batch, t)
+            self._draw("network", "main", epoch, step)
+            s = self.student(x)
+            if self.gathers:
+                s = self.ranks.gather_views(s, len(batch.x), self._shown("student"))
+                t = None if t is None else self.ranks.gather_views(t, len(batch.x), self._shown("teacher"))
+                self._draw("loss", "main", epoch, step)
+            named = self.method.loss(batch, s, t)
+        return self._backward(named, size)
 
     def of_phase(self, phase: Phase, number: int) -> StepOf:
-        """A step of the ``number``-th auxiliary phase, which trains on the teacher's views.
+        """Steps of the ``number``-th auxiliary phase, which trains on the teacher's views.
 
         Raises:
             ValueError: no teacher.
         """
-        teacher = self.teacher
-        if teacher is None:
+        if self.taught is None:
             raise ValueError(f"{type(self.method).__name__} has a phase that trains on a teacher, but none was given")
 
-        def step_of(batch: Batch, size: int, epoch: int, step: int) -> Mapping[str, Tensor]:
-            batch = self._prepared(batch, size, "phase", number, epoch, step)
-            with torch.no_grad():
-                t: Views = teacher(self._own(batch))
-            if self.gathers:
-                t = self.ranks.gather_views(t, len(batch.x), self._shown("teacher"))
-            self._draw("loss", phase.name, epoch, step)
-            return self._backward(phase.loss(batch, t), size)
+        def progress(epoch: int, step: int) -> None:
+            """A phase's loss is told nothing."""
 
-        return step_of
+        def prepare(batch: Batch, size: int, epoch: int, step: int) -> Batch:
+            return self._prepared(batch, size, "phase", number, epoch, step)
+
+        def learn(batch: Batch, size: int, epoch: int, step: int) -> Mapping[str, Tensor]:
+            with self.execution.autocast(self.device):
+                t = self._taught(batch, self._own(batch))
+                assert t is not None
+                if self.gathers:
+                    t = self.ranks.gather_views(t, len(batch.x), self._shown("teacher"))
+                self._draw("loss", phase.name, epoch, step)
+                named = phase.loss(batch, t)
+            return self._backward(named, size)
+
+        return StepOf(progress, prepare, learn)
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch, x: Tensor) -> Views | None:
+        """The teacher's views of a batch, or of this rank's rows of it."""
+        if isinstance(self.teacher, TeacherTable):
+            rows = self.ranks.rows(len(batch.x)) if self.gathers else slice(None)
+            view = batch.extra.get("view")
+            return self.teacher.at(batch.index[rows], None if view is None else view[rows])
+        return None if self.taught is None else self.taught(x)
 
     def over_ranks(self, named: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> Mapping[str, Tensor]:
         """Add up the gradients and the terms of all ranks, so that they are those of the whole batch."""
@@ -115,7 +158,13 @@ class Gradient:
             coordinates = (*coordinates, self.ranks.rank)
         if not self.prepares:
             return batch
-        return self.method.prepare(batch, generator(self.seeds[0], purpose, *coordinates))
+        prepared = self.method.prepare(batch, generator(self.seeds[0], purpose, *coordinates))
+        if isinstance(self.teacher, TeacherTable) and prepared.x is not batch.x:
+            raise ValueError(
+                f"{type(self.method).__name__} changes the inputs of a batch, of which a table of the teacher knows "
+                f"nothing; give it the teacher itself"
+            )
+        return prepared
 
     def _own(self, batch: Batch) -> Tensor:
         """The inputs that this rank's networks see."""

@@ -122,18 +122,26 @@ class ReplicaAdam(ReplicaOptimizer):
 AnyOptimizer = torch.optim.Optimizer | ReplicaOptimizer
 
 
-def build_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter], replicas: int | None) -> AnyOptimizer:
-    """The recipe's optimizer: torch's own for a single network, the replica-wise one for R of them."""
+def build_optimizer(
+    recipe: Recipe, parameters: Sequence[nn.Parameter], replicas: int | None, captured: bool = False
+) -> AnyOptimizer:
+    """The recipe's optimizer: torch's own for a single network, the replica-wise one for R of them.
+
+    One whose steps are ``captured`` in CUDA graphs reads its rate from a tensor and is torch's fused one.
+    """
     decays = recipe.decays(replicas)
     rates = recipe.rates(replicas)
     if replicas is not None:
         if recipe.optimizer == "adam":
             return ReplicaAdam(parameters, decays)
         return ReplicaSGD(parameters, decays, recipe.momentum, recipe.nesterov)
+    # in float32, which is what the fused kernels read
+    rate: Any = torch.tensor(rates[0], dtype=torch.float32, device=parameters[0].device) if captured else rates[0]
+    own: dict[str, Any] = {"fused": True} if captured else {}
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=rates[0], weight_decay=decays[0])
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decays[0], capturable=captured, **own)
     return torch.optim.SGD(
-        parameters, lr=rates[0], momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=decays[0]
+        parameters, lr=rate, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=decays[0], **own
     )
 
 
@@ -141,6 +149,9 @@ def set_rates(optimizer: AnyOptimizer, rates: Sequence[float]) -> None:
     """Set the learning rate for the next step: one for torch's optimizers, one a replica for ours."""
     if isinstance(optimizer, ReplicaOptimizer):
         optimizer.rates = list(rates)
-    else:
-        for group in optimizer.param_groups:
+        return
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rates[0])
+        else:
             group["lr"] = rates[0]

@@ -76,6 +76,8 @@ class Recipe:
         schedule: factor on the base rate; evaluated at every step.
         validation: share of the training examples carved out for validation, in [0, 1); 0 gives no validation
             columns and no best-validation states.
+        warm_up: epochs, a fraction allowed, in [0, ``epochs``], over which the rate rises step by step to the base rate
+            before the schedule sets in; see :meth:`factor`.
     """
 
     epochs: int
@@ -87,6 +89,7 @@ class Recipe:
     weight_decay: float | tuple[float, ...] = 0.0
     schedule: Schedule = Constant()
     validation: float = 0.1
+    warm_up: float = 0.0
 
     def __post_init__(self) -> None:
         for name, lowest in (("epochs", 1), ("batch_size", 1)):
@@ -112,6 +115,24 @@ class Recipe:
             raise ValueError(f"schedule must be Constant, Step or Cosine, received {self.schedule!r}")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation must be a share in [0, 1), received {self.validation}")
+        if not 0 <= self.warm_up <= self.epochs:
+            raise ValueError(f"warm_up must lie in [0, {self.epochs}], in epochs, received {self.warm_up}")
+        object.__setattr__(self, "warm_up", float(self.warm_up))
+
+    def factor(self, epoch: float, step: float = 0.0) -> float:
+        r"""The factor on the base rate when ``epoch`` epochs are done.
+
+        While :math:`e < w` (``warm_up``) it is :math:`\min(1, (e + s) / w)`, afterwards that of the schedule at
+        :math:`e / E`. With s the length of a step, the first of n steps of warm-up has 1/n of the base rate, the last
+        one all of it.
+
+        Args:
+            epoch: e >= 0, with the part of the present one that is done.
+            step: s >= 0, in epochs: 1 / steps of an epoch; 0: the rate at that time itself, from 0.
+        """
+        if epoch < self.warm_up:
+            return min(1.0, (epoch + step) / self.warm_up)
+        return self.schedule.factor(epoch / self.epochs)
 
     def rates(self, replicas: int | None) -> tuple[float, ...]:
         """One base learning rate a replica (one in all for a network without replicas)."""
@@ -122,8 +143,11 @@ class Recipe:
         return _spread("weight_decay", self.weight_decay, replicas)
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able settings; part of a run's identity."""
-        return {**asdict(self), "schedule": {"kind": type(self.schedule).__name__, **asdict(self.schedule)}}
+        """JSON-able settings; part of a run's identity. A recipe without a warm-up says nothing of one."""
+        settings = {**asdict(self), "schedule": {"kind": type(self.schedule).__name__, **asdict(self.schedule)}}
+        if not self.warm_up:
+            del settings["warm_up"]
+        return settings
 
 
 def _as_tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -354,13 +354,13 @@ def test_the_phase_trains_the_teacher_s_heads_and_the_main_training_leaves_them(
 @pytest.mark.parametrize("own", [None, 0.05])
 def test_the_phase_has_its_own_rate_and_milestones(own: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    real = bcpd.train.fit.__globals__["set_rates"]
+    real = bcpd.train.trainer.set_rates
 
     def spy(optimizer: Any, values: list[float]) -> None:
         rates.append(values[0])
         real(optimizer, values)
 
-    monkeypatch.setitem(bcpd.train.fit.__globals__, "set_rates", spy)
+    monkeypatch.setattr("bcpd.train.trainer.set_rates", spy)
     hsakd = HSAKD(Tiny(0), Tiny(1), head_epochs=10, head_rate=own)
     recipe = Recipe(epochs=2, learning_rate=0.01, batch_size=6)
     bcpd.fit(Tiny(0), images(), hsakd, recipe, seed=0, teacher=Tiny(1))

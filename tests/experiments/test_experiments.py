@@ -53,7 +53,7 @@ def test_quickstart_run_again_reads_its_trainings_back(
     def no_training(*_: object, **__: object) -> None:
         raise AssertionError("a finished training was run again")
 
-    monkeypatch.setattr(sys.modules["bcpd.train.fit"], "_Trainer", no_training)
+    monkeypatch.setattr(sys.modules["bcpd.train.fit"], "Trainer", no_training)
     again = quickstart.run(TINY, folder)
     for key in ("rows", "paths", "summary", "tuning"):
         assert again[key] == results[key], key

@@ -325,7 +325,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was trained")
 
-    return lambda: monkeypatch.setattr(sys.modules["bcpd.train.fit"], "_Trainer", refuse)
+    return lambda: monkeypatch.setattr(sys.modules["bcpd.train.fit"], "Trainer", refuse)
 
 
 def test_a_run_has_teachers_students_and_one_without_a_teacher(ran: tuple[dict[str, Any], Path]) -> None:

@@ -152,7 +152,7 @@ def test_a_run_may_be_left_again_and_again_within_one_epoch(tmp_path: Path, monk
 
 
 def forget_generators(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sys.modules["bcpd.train.fit"], "_set_generators", lambda states, device: None)
+    patch.setattr(sys.modules["bcpd.train.trainer"], "_set_generators", lambda states, device: None)
 
 
 def forget_moments(patch: pytest.MonkeyPatch) -> None:

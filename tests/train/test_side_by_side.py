@@ -1,0 +1,107 @@
+"""Trainings in turns are the trainings one after another."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shared_runs import Conv, Dropping
+from small_world import mlp, same, world
+
+import bcpd
+from bcpd.distill import KD, Supervised
+from bcpd.train import Execution, Fitted, Progress, Recipe, fit_side_by_side, turns
+
+SGD = Recipe(epochs=3, learning_rate=0.05, batch_size=8, weight_decay=0.01, validation=0.25)
+
+
+def trainings() -> list[dict[str, Any]]:
+    """Of different lengths, two of them with layers that draw from the global generator."""
+    teacher, shared = mlp(5, (9,)), world()
+    return [
+        {"net": mlp(1), "source": shared, "method": Supervised("mse"), "recipe": SGD, "seed": 0},
+        {"net": Dropping(1), "source": shared, "method": Supervised("ce"), "recipe": SGD, "seed": 1},
+        {"net": Dropping(2), "source": world(30, 3), "method": Supervised("ce"), "recipe": SGD, "seed": 2},
+        {"net": mlp(3), "source": shared, "method": KD(2.0), "recipe": SGD, "seed": 3, "teacher": teacher},
+    ]
+
+
+def alike(left: Fitted, right: Fitted) -> bool:
+    return (
+        same(left.states["last"], right.states["last"])
+        and left.history == right.history
+        and left.epochs == right.epochs
+        and left.identity == right.identity
+    )
+
+
+@pytest.mark.parametrize("burst", [1, 3, 100])
+def test_in_turns_as_one_after_another(burst: int) -> None:
+    expected = [bcpd.fit(**arguments) for arguments in trainings()]
+    before = torch.get_rng_state()
+    found = fit_side_by_side(trainings(), burst)
+    assert all(alike(left, right) for left, right in zip(expected, found, strict=True))
+    assert torch.equal(before, torch.get_rng_state()), "the caller's generator is left alone"
+
+
+def test_generators_that_are_shared_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison above can fail."""
+    expected = [bcpd.fit(**arguments) for arguments in trainings()]
+    monkeypatch.setattr(turns, "_set", lambda states, device: None)
+    found = fit_side_by_side(trainings(), 1)
+    assert [alike(left, right) for left, right in zip(expected, found, strict=True)] == [True, False, False, True]
+
+
+def test_they_take_turns() -> None:
+    told: list[int] = []
+
+    def tell(which: int) -> Any:
+        return lambda progress: told.append(which)
+
+    fit_side_by_side([{**arguments, "progress": tell(number)} for number, arguments in enumerate(trainings()[:2])], 4)
+    assert told == [0, 1] * 3
+
+
+def test_one_that_fails_leaves_the_others_to_be_resumed(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise Stop
+
+    first, second = trainings()[:2]
+    whole = bcpd.fit(**trainings()[0])
+    with pytest.raises(Stop):
+        fit_side_by_side(
+            [{**first, "folder": tmp_path / "run", "save_seconds": 0.0}, {**second, "progress": stop}], burst=4
+        )
+    assert (tmp_path / "run" / "resume.safetensors").exists()
+    assert not (tmp_path / "run" / "done.json").exists()
+    assert alike(whole, bcpd.fit(**trainings()[0], folder=tmp_path / "run"))
+
+
+def test_what_is_wrong_is_refused_by_name() -> None:
+    first, second = trainings()[:2]
+    with pytest.raises(ValueError, match="every training needs a net of its own"):
+        fit_side_by_side([first, {**second, "net": first["net"]}])
+    with pytest.raises(ValueError, match="every training needs a method of its own"):
+        fit_side_by_side([first, {**second, "method": first["method"]}])
+    with pytest.raises(ValueError, match="burst must be at least 1, received 0"):
+        fit_side_by_side([first, second], 0)
+    assert fit_side_by_side([]) == []
+
+
+@pytest.mark.gpu
+def test_on_cuda_streams_give_what_one_stream_gives() -> None:
+    def convolutional(execution: Execution) -> list[dict[str, Any]]:
+        from test_graphs import images
+
+        common = {"source": images(augment="crop-flip"), "recipe": SGD, "device": "cuda", "execution": execution}
+        return [{"net": Conv(n, norm=True), "method": Supervised("ce"), "seed": n, **common} for n in range(4)]
+
+    expected = [bcpd.fit(**arguments) for arguments in convolutional(Execution(graphs=True))]
+    found = fit_side_by_side(convolutional(Execution(graphs=True)))
+    for left, right in zip(expected, found, strict=True):
+        for name, value in left.states["last"].items():
+            assert torch.allclose(value, right.states["last"][name], rtol=1e-9, atol=1e-12)
