@@ -19,6 +19,7 @@ from bcpd.cli.console import add_threads, err, out, set_threads
 from bcpd.cli.ladder import add_compare
 from bcpd.cli.studies import add_draws, add_studies
 from bcpd.cli.tables import add_plan, add_tables
+from bcpd.cli.teachers import add_teachers
 from bcpd.cli.verify import add_verify
 from bcpd.cli.weights import add_import_weights
 from bcpd.progress import Meter
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_real(experiments)
     add_studies(experiments)
     add_tables(experiments)
+    add_teachers(experiments)
     add_compare(verbs)
     add_plan(verbs)
     add_import_weights(verbs)

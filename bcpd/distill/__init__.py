@@ -18,6 +18,7 @@ from bcpd.distill.pkt import PKT
 from bcpd.distill.review_kd import ReviewKD
 from bcpd.distill.rkd import RKD
 from bcpd.distill.sp import SP
+from bcpd.distill.started import Started
 from bcpd.distill.supervised import Supervised
 from bcpd.distill.vid import VID
 
@@ -38,6 +39,7 @@ __all__ = [
     "Method",
     "Phase",
     "ReviewKD",
+    "Started",
     "Supervised",
     "check_needs",
 ]

@@ -23,6 +23,7 @@ from bcpd.report.run_figures import distance_path_figure, path_figure, student_f
 from bcpd.report.sentences import sentence
 from bcpd.report.style import save_figure
 from bcpd.report.summary_figures import arms_figure, differences_figure
+from bcpd.report.teacher_search_figures import teacher_illustrations
 from bcpd.report.theory_figures import identity_figure, minimiser_figure, posterior_figure, projection_figure
 
 __all__ = ["Illustration", "illustrations", "save_figures"]
@@ -46,6 +47,7 @@ def illustrations(results: Mapping[str, Any]) -> list[Illustration]:
         "when-mse-wins": map_illustrations,
         "ladder": ladder_illustrations,
         "tables": method_illustrations,
+        "teachers": teacher_illustrations,
     }
     kind = results.get("kind")
     if not isinstance(kind, str) or kind not in makers:

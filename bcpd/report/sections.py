@@ -25,6 +25,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "when-mse-wins": ("title", "question", "cells", "summary", "reading"),
     "ladder": ("title", "question", "rungs", "differences", "verdicts", "reading"),
     "tables": ("title", "question", "values", "differences", "reading", "reference"),
+    "teachers": ("title", "question", "search", "values", "differences", "reading"),
 }
 """What results of each kind must have; everything else is said to be missing where it is."""
 

@@ -11,6 +11,7 @@ from bcpd.report.method_tables import method_tables
 from bcpd.report.numbers import as_float, interval, number, p_value
 from bcpd.report.quantities import arm_name
 from bcpd.report.tables import Table
+from bcpd.report.teacher_search import teacher_tables
 
 __all__ = ["STUDIES", "findings"]
 
@@ -293,11 +294,21 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Any]:
     return _by_topic(results, headings, method_tables(results))
 
 
+def _teachers(results: Mapping[str, Any]) -> dict[str, Any]:
+    headings = {
+        "settings": "What setting each loss wants",
+        "levelled": "Has the training levelled off?",
+        "closer": "Is the MSE teacher closer to p*?",
+    }
+    return _by_topic(results, headings, teacher_tables(results))
+
+
 STUDIES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "figure1": _figure1,
     "when-mse-wins": _map,
     "ladder": _ladder,
     "tables": _tables,
+    "teachers": _teachers,
 }
 """The content of a section, by kind of result."""
 

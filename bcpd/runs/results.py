@@ -10,7 +10,7 @@ from bcpd.files import read_json, write_json
 
 __all__ = ["KINDS", "read_results", "write_results"]
 
-KINDS = ("verify", "quickstart", "real", "figure1", "when-mse-wins", "ladder", "tables")
+KINDS = ("verify", "quickstart", "real", "figure1", "when-mse-wins", "ladder", "tables", "teachers")
 
 
 def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
