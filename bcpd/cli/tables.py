@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from bcpd.cli.console import out
@@ -165,6 +166,8 @@ def _finished(results: dict[str, Any], folder: Path) -> int:
         if shown.default:
             table = Table(*shown.columns, title=shown.title)
             for row in shown.rows:
-                table.add_row(*row)
+                table.add_row(*map(escape, row))
             out.print(table)
+            for note in shown.notes:
+                out.print(note, markup=False, highlight=False)
     return finish(results, folder)

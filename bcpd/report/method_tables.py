@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from string import ascii_lowercase
 from typing import Any
 
 from bcpd.report.numbers import as_float, interval, number
@@ -124,6 +125,7 @@ def method_tables(results: Row) -> list[Table]:
 def _table(results: Row, place: Place) -> Table:
     pair, share = place
     rows: list[tuple[str, ...]] = []
+    sources: dict[str, str] = {}
     of = share if results["spec"]["protocol"]["teacher_sees"] == "share" else 1.0
     cells = ["the teacher itself"]
     for checkpoint in ("last", "best_accuracy"):
@@ -134,7 +136,7 @@ def _table(results: Row, place: Place) -> Table:
         gap = difference_of(results, place, "teacher", checkpoint)
         cells += [*map(_percent, seen), _percent(gap)]
         if checkpoint == "last":
-            cells += [_p(gap, "p"), NONE, _network(results, pair[0])]
+            cells += [_p(gap, "p"), NONE, _network(results, pair[0], sources)]
     rows.append(tuple(cells))
     alone = [
         find(
@@ -143,7 +145,7 @@ def _table(results: Row, place: Place) -> Table:
         for checkpoint in ("last", "best_accuracy")
     ]
     first, second = map(_percent, alone)
-    known = _network(results, pair[1])
+    known = _network(results, pair[1], sources)
     rows.append((METHOD_NAMES["scratch"], first, NONE, NONE, NONE, NONE, known, second, NONE, NONE))
     for method in [*results["spec"]["methods"], "all"]:
         cells = [METHOD_NAMES.get(method, method)]
@@ -152,7 +154,7 @@ def _table(results: Row, place: Place) -> Table:
             gap = difference_of(results, place, method, checkpoint)
             cells += [*map(_percent, values), _percent(gap)]
             if checkpoint == "last":
-                cells += [_p(gap, "p"), _p(gap, "p_holm"), _reference(results, pair, method)]
+                cells += [_p(gap, "p"), _p(gap, "p_holm"), _reference(results, pair, method, sources)]
         if method != "all" or cells[3] != NONE:
             rows.append(tuple(cells))
     columns = (
@@ -168,24 +170,31 @@ def _table(results: Row, place: Place) -> Table:
         "MSE minus CE, best validation",
     )
     title = f"Test accuracy of students, %: {place_name(results, place)}"
-    return Table(title, "Last epoch unless said; 95 % t-intervals over seeds.", columns, tuple(rows))
+    notes = tuple(f"{mark} {source}" for source, mark in sources.items())
+    about = "Last epoch unless said; 95 % t-intervals over seeds."
+    return Table(title, about, columns, tuple(rows), notes=notes)
 
 
-def _reference(results: Row, pair: tuple[str, str], method: str) -> str:
+def _reference(results: Row, pair: tuple[str, str], method: str, sources: dict[str, str]) -> str:
     row = find(results["reference"]["students"], pair=list(pair), method=method)
     if row is None:
         return NONE
     of = "" if row["of"] == list(pair) else f"{row['of'][0]} to {row['of'][1]}, "
-    return f"{number(row['accuracy'], 2)} ({of}{_short(row['source'])})"
+    return f"{number(row['accuracy'], 2)} {_mark(of + _short(row['source']), sources)}"
 
 
-def _network(results: Row, net: str) -> str:
+def _network(results: Row, net: str, sources: dict[str, str]) -> str:
     row = find(results["reference"]["networks"], net=net)
-    return NONE if row is None else f"{number(row['accuracy'], 2)} ({_short(row['source'])})"
+    return NONE if row is None else f"{number(row['accuracy'], 2)} {_mark(_short(row['source']), sources)}"
 
 
 def _short(source: str) -> str:
     return source.split(":")[0]
+
+
+def _mark(source: str, sources: dict[str, str]) -> str:
+    """[a], [b], ...: of a source, in the order in which they are met."""
+    return sources.setdefault(source, f"[{ascii_lowercase[len(sources)]}]")
 
 
 def _others(results: Row) -> Table:

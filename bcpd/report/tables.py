@@ -31,6 +31,7 @@ class Table:
         rows: one text a column each.
         default: whether it is of the checkpoints that headlines are about.
         marked: rows to set off (a chosen setting), by number.
+        notes: below the rows, what their marks ([a], [b], ...) stand for.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     default: bool = True
     marked: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def summary_tables(summary: Sequence[Mapping[str, Any]]) -> list[Table]:

@@ -372,8 +372,9 @@ def _reduced(experiment: Experiment) -> dict[str, Any]:
         "protocol": {"dataset": experiment.dataset, "train": 10_000, "epochs": 15},
         "pairs": (("resnet20", student),),
         "shares": experiment.shares if len(experiment.shares) == 1 else (0.1, 0.25, 1.0),
-        # short trainings want larger rates than the published length: the ladder on these images chose 0.2 and 3
-        "rates": {"ce": (0.05, 0.1, 0.2, 0.5), "mse": (0.3, 1.0, 3.0, 10.0), "ls": (0.05, 0.1, 0.2, 0.5)},
+        # short trainings want other rates and decays than the published length
+        "rates": {"ce": (0.02, 0.05, 0.1, 0.2, 0.5), "mse": (0.3, 1.0, 3.0, 10.0), "ls": (0.02, 0.05, 0.1, 0.2, 0.5)},
+        "decays": {**_decays(), "mse": (0.0, 1e-5, 5e-5, 5e-4, 2e-3)},
         "options": {"crd": dict(_CRD["reduced"])},
     }
 

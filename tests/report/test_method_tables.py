@@ -94,11 +94,12 @@ def test_methods_stand_in_rows_with_both_teachers_and_what_is_published() -> Non
     assert rows["KD"]["MSE minus CE, points"] == "2.0 [0.4, 3.5]"
     assert rows["KD"]["p (paired)"] == "0.02"
     assert rows["KD"]["p (Holm)"] == "0.04"
-    assert rows["KD"]["published, CE teacher"] == "70.66 (resnet56 to resnet20, RepDistiller README)"
+    assert rows["KD"]["published, CE teacher"] == "70.66 [b]"
     assert rows["AT"]["published, CE teacher"] == "–"
     assert rows["no teacher"]["CE teacher"] == "35.0 [34.0, 36.0]"
     assert rows["the teacher itself"]["MSE teacher"] == "49.0 [48.0, 50.0]"
-    assert rows["the teacher itself"]["published, CE teacher"] == "69.06 (RepDistiller README)"
+    assert rows["the teacher itself"]["published, CE teacher"] == "69.06 [a]"
+    assert table.notes == ("[a] RepDistiller README", "[b] resnet56 to resnet20, RepDistiller README")
     assert rows["the teacher itself"]["MSE minus CE, points"].startswith("−1.0 [")
     assert rows["mean over methods"]["p (Holm)"] == "–"
 
