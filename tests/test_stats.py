@@ -226,6 +226,7 @@ def test_spearman_agrees_with_scipy(sample: tuple[int, int], ties: bool) -> None
     assert spearman(x, y, resamples=20).rho == pytest.approx(scipy_stats.spearmanr(x, y).statistic, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_spearman_interval_agrees_with_scipys_bootstrap() -> None:
     """Both ends are quantiles of 1500 resamples: 0.03 is more than 5 of their standard deviations."""
     x, y = _pair(40, 0)
@@ -250,6 +251,7 @@ def test_spearman_interval_agrees_with_scipys_bootstrap() -> None:
     assert wider.high > found.high
 
 
+@pytest.mark.slow
 def test_units_are_resampled_whole() -> None:
     """Ten copies of each draw's pair add nothing; taken as units of their own they would narrow the interval."""
     x, y = _pair(12, 1)

@@ -102,6 +102,7 @@ def test_positive_rows_have_no_zeros() -> None:
         find(simplex_rows(), lambda p: bool((p == 0).any()), settings=settings(searching, max_examples=200))
 
 
+@pytest.mark.slow
 def test_a_failing_row_shrinks_to_few_classes_and_round_logits() -> None:
     smallest = find(simplex_rows(), lambda p: float(p.max()) > 0.6, settings=shrinking)
     assert len(smallest) == 2

@@ -16,12 +16,11 @@ __all__ = ["add_bench"]
 
 def add_bench(verbs: Any) -> None:
     """Add the verb to the parser."""
-    bench = verbs.add_parser("bench", help="measure speed and memory", description="Variants take turns.")
+    bench = verbs.add_parser("bench", help="measure speed and memory", description="Variants take turns, one thread.")
     benchmarks = bench.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     _add_posterior(benchmarks)
     _add_toy(benchmarks)
     _add_images(benchmarks)
-    _add_real(benchmarks)
 
 
 def _add_posterior(benchmarks: Any) -> None:
@@ -178,37 +177,3 @@ def _print_images(results: dict[str, Any]) -> None:
 
 def _cell(row: dict[str, Any]) -> tuple[str, str, int, int]:
     return row["net"], row["size"], row["batch"], row["threads"]
-
-
-def _add_real(benchmarks: Any) -> None:
-    parser = benchmarks.add_parser(
-        "real", help="images a second of real networks: teachers and KD students, against a loop like RepDistiller's"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, with all cores, or cuda; default: %(default)s")
-    parser.add_argument(
-        "--scale",
-        choices=("smoke", "laptop", "full"),
-        help="smoke: seconds, small sizes that say little; laptop: some 10 minutes on 2 quiet cores; full: one CUDA "
-        "card, under 10 minutes; default: laptop, on cuda full",
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="timed turns of every variant; default: %(default)s")
-    parser.add_argument(
-        "--cells", nargs="+", metavar="NAME", help="only these, such as resnet20 resnet56:resnet20; default: all"
-    )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="CIFAR-100's folder; default: random images")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write what was measured here")
-    parser.set_defaults(run=_real)
-
-
-def _real(arguments: argparse.Namespace) -> int:
-    from bcpd.bench import real
-    from bcpd.bench.real_text import markdown
-    from bcpd.files import write_json
-
-    scale = arguments.scale or ("full" if arguments.device == "cuda" else "laptop")
-    with Meter("bench real") as meter:
-        results = real.run(arguments.rounds, scale, arguments.device, arguments.data, arguments.cells, meter.stage)
-    if arguments.json is not None:
-        write_json(arguments.json, results)
-    out.print(markdown(results), markup=False, highlight=False)
-    return 0

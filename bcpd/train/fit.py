@@ -119,9 +119,9 @@ def fit_side_by_side(trainings: Sequence[Mapping[str, Any]], burst: int = BURST)
 
     A small network leaves most of a GPU idle. Here each training hands its steps to a stream of its own, which the
     device runs beside the others' (worth it with ``Execution(graphs=True)``, where a step is one launch). The host
-    takes turns: ``burst`` steps of each. On the CPU they are done in turns, which gains nothing. Each training keeps
-    folder, progress and generators as if it were alone; trainings may share their source and their (frozen) teacher,
-    but not a network that is trained or a method.
+    takes turns: ``burst`` steps of each. On the CPU they are done in turns, which gains nothing. A training keeps
+    its folder, progress and generators as if it were alone; trainings may share their source and their (frozen)
+    teacher, but not a network that is trained or a method.
 
     Args:
         trainings: the arguments of :func:`bcpd.fit`, by name, of each.

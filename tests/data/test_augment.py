@@ -117,6 +117,7 @@ def test_the_views_of_every_augmentation_are_reached_equally_often(name: str, sh
     assert not torch.equal(views, later)
 
 
+@pytest.mark.slow
 def test_one_image_over_epochs_and_over_seeds_sees_all_views_equally_often() -> None:
     index = torch.tensor([17])
     over_epochs = torch.cat([view_numbers(0, epoch, index) for epoch in range(40 * NUM_VIEWS)])

@@ -592,6 +592,7 @@ def test_where_a_draw_was_lost_to_divergence_there_is_no_verdict(id: str, family
     assert summary([1.0, math.nan, 3.0]) | {"low": 0, "high": 0} == {"mean": 2, "low": 0, "high": 0, "n": 2, "lost": 1}
 
 
+@pytest.mark.slow
 def test_diverged_trainings_are_counted(tmp_path: Path) -> None:
     """Students at ten to the tenth times a stable rate end in nan; the verdicts on them are open."""
     few = dataclasses.replace(TINY, student_rates=(0.01,), rate_factor=1e12, mse_goals=(0.1,), kl_goals=())

@@ -362,6 +362,7 @@ def test_students_of_two_losses_share_everything_but_the_teacher(ran: tuple[dict
     assert specs[0]["teacher"] != specs[1]["teacher"]
 
 
+@pytest.mark.slow
 def test_another_experiment_reads_the_same_teachers_back(ran: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     _, folder = ran
     before = {path.name for path in (folder / "teachers").iterdir()}

@@ -409,6 +409,7 @@ def test_what_makes_another_teacher_has_another_folder(tmp_path: Path) -> None:
     assert stages.identity(protocol, {**plain, "start_epochs": 3}) == same  # a start that it does not have
 
 
+@pytest.mark.slow
 def test_side_by_side_and_after_a_stop_the_rows_are_the_same(
     ran: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,6 +472,7 @@ def test_a_temperature_is_fitted_to_what_the_teacher_held_out(
     assert {row["temperature"] for row in results["rows"]} != {1.0}
 
 
+@pytest.mark.slow
 def test_a_loss_whose_rates_all_diverge_stops_nothing(tmp_path: Path) -> None:
     grids = {"ce": Grid((1e30, 1e31), (5e-4,)), "mse": Grid((0.1, 1e30), (5e-4,))}
     results = run(small(losses=("ce", "mse"), seeds=1, grids=grids, epochs=1), tmp_path, processes=1)

@@ -158,6 +158,7 @@ def test_own_covariances_in_the_plane(seed: int) -> None:
     assert not agrees_with_monte_carlo(mixture, wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_components_in_the_plane_also_when_their_scales_differ(seed: int) -> None:
     roots = normal(seed + 20, 2, 3, 2, 2) * torch.tensor([1.0, 0.1, 3.0]).reshape(1, 3, 1, 1)

@@ -52,6 +52,7 @@ def test_other_data_make_another_picture() -> None:
     assert svg_bytes(student_figure(quickstart(-0.01))) != svg_bytes(student_figure(quickstart(-0.02)))
 
 
+@pytest.mark.slow
 def test_the_users_settings_change_nothing_and_are_left_alone() -> None:
     plain = svg_bytes(distance_path_figure(quickstart()))
     with mpl.rc_context({"font.size": 22, "axes.facecolor": "red", "svg.fonttype": "none", "svg.hashsalt": None}):
@@ -173,8 +174,8 @@ def test_figures_of_nothing_and_of_an_unknown_kind_are_refused() -> None:
         arms_figure([])
     with pytest.raises(
         ValueError,
-        match=r"kind among \['figure1', 'ladder', 'quickstart', 'real', 'tables', 'verify', 'when-mse-wins'\], "
-        r"received 'toy'",
+        match=r"kind among \['figure1', 'ladder', 'quickstart', 'real', 'tables', 'teachers', 'verify', "
+        r"'when-mse-wins'\], received 'toy'",
     ):
         illustrations({"kind": "toy"})
 

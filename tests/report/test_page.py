@@ -243,8 +243,8 @@ def test_an_embedded_drawing_is_smaller_and_the_same_to_a_hundredth_of_a_point()
         ({"kind": "verify"}, "a sequence of at least one result, received dict"),
         (
             [{"kind": "toy"}],
-            r"kind among \['figure1', 'ladder', 'quickstart', 'real', 'tables', 'verify', 'when-mse-wins'\], "
-            r"received 'toy'",
+            r"kind among \['figure1', 'ladder', 'quickstart', 'real', 'tables', 'teachers', 'verify', "
+            r"'when-mse-wins'\], received 'toy'",
         ),
         ([{}], "received None"),
         ([{"kind": "real", "title": "t", "rows": []}], "missing question, summary"),

@@ -345,7 +345,8 @@ def fork(run: Callable[[], object]) -> int:
 
 
 @pytest.mark.usefixtures("forked")
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_killed_twenty_times_at_random_moments_the_rows_are_those_of_an_undisturbed_sweep(
     tmp_path: Path, processes: int
 ) -> None:

@@ -37,6 +37,7 @@ def test_minimisers_are_reached_and_lie_apart_from_p_star() -> None:
     assert min(check.value for check in claims) > 1e-2
 
 
+@pytest.mark.slow
 def test_corrections_lead_back_and_neither_none_nor_the_wrong_one_does() -> None:
     checks = tried([CORRECTION], settings_at(0))
     assert {check.loss for check in checks} == {case.loss.name for case in CASES} - {"mae", "crammer_singer"}
