@@ -27,6 +27,7 @@ def colours(figure: Figure) -> set[str]:
     return {to_hex(line.get_color()) for axes in figure.axes for line in axes.get_lines()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [verify, quickstart, real])
 def test_panels_do_not_cover_each_other(make: Any) -> None:
     for item in illustrations(make()):

@@ -18,6 +18,7 @@ def numbers(drawing: str) -> list[int]:
     return [int(value) for value in re.findall(r"-?\d+", re.findall(r' d="([^"]*)"', drawing)[0])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
 def test_every_claim_can_be_typeset(claim: Claim) -> None:
     drawing = ElementTree.fromstring(formula_svg(claim.formula))

@@ -319,6 +319,7 @@ def every_data_set(n: int, loss: str, start: float) -> tuple[Array, Array, Array
     return share / share.sum(), theta, np.stack([squared, kl])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "mse"])
 def test_the_coefficients_by_listing_all_data_sets(loss: str) -> None:
     """N (E D - D_limit) at N = 20, 40, 80, extrapolated twice: what is left is of order 1/N^3."""
@@ -700,6 +701,7 @@ def test_images_are_read_as_rows_of_pixels(rows: Tensor, loss: str) -> None:
     assert (found.mse, found.n_mse, found.n_kl) == pytest.approx((expected.mse, expected.n_mse, expected.n_kl))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_lower_risk_at_infinity_is_named(seed: int) -> None:
     """Bent so much that the Brier score does better to give up some points for good than at its best finite minimum."""

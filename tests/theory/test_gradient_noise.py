@@ -26,6 +26,7 @@ def test_claims_hold_and_controls_fail(seed: int) -> None:
     tried(CLAIMS, settings_at(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["finite", "bernoulli"])
 def test_a_users_finite_mixture_is_tried(name: str) -> None:
     assert {check.world for check in tried(CLAIMS, settings_at(0, name))} == {name}

@@ -201,6 +201,7 @@ def test_data_sets_that_a_linear_rule_separates_are_the_ones_without_an_optimum(
     assert n == 3 or 0.05 < np.mean(expected) < 0.95
 
 
+@pytest.mark.slow
 def test_a_simulation_by_listing_all_data_sets() -> None:
     """N = 5: the cross-entropy's distances given a finite optimum, and how often there is none, at 5 standard errors.
 
@@ -589,6 +590,7 @@ def test_where_both_reach_p_star_the_verdict_counts_samples() -> None:
 # ------------------------------------------------------------------------------------------------ whole comparisons
 
 
+@pytest.mark.slow
 def test_two_gaussians_of_own_variances_cross_near_700() -> None:
     """Variances 1 and 1.5 bend the log-odds by x^2 / 6: CE leads at few samples, the Brier score at many."""
     found = samples_until(WIDE, sizes=[300, 150, 600, 1200, 2400], replicas=100, seed=1)

@@ -129,6 +129,7 @@ def uses(bound: Bound, share: float, case: Any) -> bool:
     return 0 < share * limit < value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIGHT)
 def test_a_search_finds_where_the_bound_is_attained(name: str) -> None:
     bound = TIGHT[name]
@@ -137,6 +138,7 @@ def test_a_search_finds_where_the_bound_is_attained(name: str) -> None:
     assert 0.999 < value / limit <= 1 + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIGHT)
 def test_the_same_search_refutes_a_constant_that_is_a_hundredth_smaller(name: str) -> None:
     bound = TIGHT[name]
@@ -149,6 +151,7 @@ def test_the_same_search_refutes_a_constant_that_is_a_hundredth_smaller(name: st
     assert value > limit > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIGHT)
 @settings(max_examples=40)
 @given(st.data())
