@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from bcpd.cli.console import out
+from bcpd.cli.options import check_at_least_one
 from bcpd.progress import Meter
+
+if TYPE_CHECKING:
+    from bcpd.report.tables import Table as Cells
 
 __all__ = ["add_draws", "add_studies", "finish", "print_plan"]
 
@@ -48,8 +53,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.processes is not None and arguments.processes < 1:
-        raise ValueError(f"--processes must be at least 1, received {arguments.processes}")
+    check_at_least_one(arguments, "processes")
     module = _module(arguments.study)
     spec = _seeded(module.SCALES[arguments.scale], arguments.seed)
     if arguments.plan or arguments.scale == "full":
@@ -99,8 +103,8 @@ def _cell(value: object) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def finish(results: dict[str, Any], folder: Path) -> int:
-    """Store results, report and figures; print the findings.
+def finish(results: dict[str, Any], folder: Path, tables: Sequence[Cells] = ()) -> int:
+    """Print those of the tables that are shown by default; store results, report and figures; print the findings.
 
     Pictures of the user's data (``own_gallery``) stay on the page and in ``own-figures``: neither the stored results
     nor ``figures``, which may be passed on, hold them.
@@ -109,6 +113,9 @@ def finish(results: dict[str, Any], folder: Path) -> int:
     from bcpd.report.studies import findings
     from bcpd.runs import write_results
 
+    for cells in tables:
+        if cells.default:
+            _print_table(cells)
     public = {key: value for key, value in results.items() if key != "own_gallery"}
     write_results(folder / "results.json", public)
     write_report([results], folder / "report.html")
@@ -125,6 +132,15 @@ def finish(results: dict[str, Any], folder: Path) -> int:
         highlight=False,
     )
     return 0
+
+
+def _print_table(cells: Cells) -> None:
+    table = Table(*cells.columns, title=cells.title)
+    for row in cells.rows:
+        table.add_row(*map(escape, row))
+    out.print(table)
+    for note in cells.notes:
+        out.print(note, markup=False, highlight=False)
 
 
 def add_draws(verbs: Any) -> None:

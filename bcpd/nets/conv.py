@@ -28,7 +28,7 @@ class ConvNet(Net):
     arguments alone. Weights are held channels last, so all maps are: the values are the same up to rounding, and a CPU
     trains 1.2 to 1.35 times faster.
 
-    A subclass builds its modules within :meth:`_drawing` and writes :meth:`_stage`.
+    A subclass builds its modules within :meth:`_drawing` and has ``_repeats`` and ``_block`` or its own :meth:`_stage`.
 
     Args:
         name: its key in ``NETS``.
@@ -43,8 +43,13 @@ class ConvNet(Net):
     """
 
     least_size: ClassVar[int] = 4
-    _repeats: tuple[int, ...]
     """Height and width below which a stride would meet a single pixel (but see the class)."""
+
+    _repeats: tuple[int, ...]
+    """How many blocks each stage has, where all are of one kind."""
+
+    _block: Callable[[int, int, int], nn.Module]
+    """(inputs, outputs, stride) -> a fresh block of that kind."""
 
     blocks: nn.ModuleList
     head: nn.Linear
@@ -76,15 +81,11 @@ class ConvNet(Net):
     def _stage(self, level: int, inputs: int, stride: int) -> nn.ModuleList:
         """Fresh blocks of the stage ``level`` that start from ``inputs`` channels, the first with the stride.
 
-        Here ``_repeats[level]`` of :meth:`_block`; networks of another build have their own.
+        Here ``_repeats[level]`` of ``_block``; networks of another build have their own.
         """
         width = self._widths[level]
         first = self._block(inputs, width, stride)
         return nn.ModuleList([first, *(self._block(width, width, 1) for _ in range(self._repeats[level] - 1))])
-
-    def _block(self, inputs: int, outputs: int, stride: int) -> nn.Module:
-        """A fresh block of a stage that repeats one kind of block."""
-        raise NotImplementedError(f"{type(self).__name__} has neither a kind of block nor stages of its own")
 
     def _neck(self) -> nn.Module:
         """A fresh copy of what lies between the last stage and the mean over space."""

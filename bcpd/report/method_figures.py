@@ -17,19 +17,17 @@ from bcpd.report.method_tables import (
     OTHERS,
     Place,
     difference_of,
-    find,
     place_name,
     places,
     student_value,
 )
 from bcpd.report.numbers import as_float
-from bcpd.report.style import FAINT, INK, arm_style, new_figure, styled
+from bcpd.report.rows import Row, find
+from bcpd.report.style import FAINT, arm_style, beside_names, draw_interval, log_ticks, new_figure, styled
 
 __all__ = ["difference_figure", "method_illustrations", "share_figure"]
 
 PANELS_IN_A_ROW = 4
-
-Row = Mapping[str, Any]
 
 
 def method_illustrations(results: Row) -> list[Illustration]:
@@ -77,21 +75,18 @@ def difference_figure(results: Row) -> Figure:
     ]
     there = {row["arm"] for row in results["differences"] if row["against"] == "ce"}
     arms = [arm for arm in OTHERS if arm in there]
-    across = min(PANELS_IN_A_ROW, len(shown))
-    down = math.ceil(len(shown) / across)
-    line = 0.34 if len(arms) == 1 else 0.15 * (1 + len(arms))
+    down, across = _grid(len(shown))
+    spacing = 0.34 if len(arms) == 1 else 0.15 * (1 + len(arms))
     with styled():
-        figure = new_figure(2.6 + (5.6 if across == 1 else 3.0 * across), down * (0.9 + line * len(methods)) + 1.0)
-        panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, place in zip(panels, shown, strict=False):
+        figure = new_figure(2.6 + (5.6 if across == 1 else 3.0 * across), down * (0.9 + spacing * len(methods)) + 1.0)
+        panels = _panels(figure, len(shown))
+        for axes, place in zip(panels, shown, strict=True):
             _draw_differences(axes, results, place, methods, arms)
             if len(shown) > 1:
                 axes.set_title(place_name(results, place), fontsize=8.5)
-        for axes in panels[len(shown) :]:
-            axes.set_visible(False)
         panels[0].set_yticks(range(len(methods)), [METHOD_NAMES.get(m, m) for m in methods])
         panels[0].set_ylim(len(methods) - 0.4, -0.6)
-        for axes in panels[max(0, len(shown) - across) : len(shown)]:
+        for axes in panels[-across:]:
             axes.set_xlabel("student's accuracy, minus CE's (points)", fontsize=9)
             axes.xaxis.set_tick_params(labelbottom=True)
         handles = [panels[0].plot([], [], linestyle="none", label=ARM_NAMES[arm], **_style(arm))[0] for arm in arms]
@@ -102,8 +97,22 @@ def difference_figure(results: Row) -> Figure:
     return figure
 
 
+def _grid(count: int) -> tuple[int, int]:
+    """Panels below each other, and side by side."""
+    across = min(PANELS_IN_A_ROW, max(1, count))
+    return max(1, math.ceil(count / across)), across
+
+
+def _panels(figure: Figure, count: int) -> list[Axes]:
+    """So many, in the reading order, with common axes."""
+    panels = list(figure.subplots(*_grid(count), sharex=True, sharey=True, squeeze=False).ravel())
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return panels[:count]
+
+
 def _draw_differences(axes: Axes, results: Row, place: Place, methods: Sequence[str], arms: Sequence[str]) -> None:
-    axes.axvline(0, color=INK, linewidth=1)
+    beside_names(axes)
     for number_of, claim in enumerate(results["reference"]["claims"]):
         points = as_float(claim["difference"])
         label = f"{points:+.2f}: {claim['what']} ({_who(claim['source'])})".replace("-", "−", 1)
@@ -119,9 +128,6 @@ def _draw_differences(axes: Axes, results: Row, place: Place, methods: Sequence[
                 _point(axes, row, level, arm)
     if methods and methods[-1] == "all":
         axes.axhline(len(methods) - 1.5, color="#bbbbbb", linewidth=0.8)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
 
 
 def _who(source: str) -> str:
@@ -155,8 +161,7 @@ def _style(arm: str) -> dict[str, Any]:
 def _point(axes: Axes, row: Row, level: float, arm: str) -> None:
     mean, low, high = (100 * as_float(row[name]) for name in ("mean", "low", "high"))
     style = _style(arm)
-    if math.isfinite(low) and math.isfinite(high):
-        axes.plot([low, high], [level, level], color=style["color"], linewidth=1.6, solid_capstyle="butt")
+    draw_interval(axes, low, high, level, style["color"])
     axes.plot([mean], [level], markersize=5.5, mew=0.5, mec="white", linestyle="none", **style)
 
 
@@ -178,12 +183,10 @@ def share_figure(results: Row) -> Figure:
         for method in results["spec"]["methods"]
         if any(student_value(results, (tuple(pair), share), method, "ce", "last") for share in shares)
     ]
-    across = min(PANELS_IN_A_ROW, max(1, len(cells)))
-    down = max(1, math.ceil(len(cells) / across))
+    down, across = _grid(len(cells))
     with styled():
         figure = new_figure(1.2 + 2.8 * across, 0.9 + 2.3 * down)
-        panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, (pair, method) in zip(panels, cells, strict=False):
+        for axes, (pair, method) in zip(_panels(figure, len(cells)), cells, strict=True):
             for arm, apart in (("ce", 0.97), ("mse", 1.03)):
                 rows = [student_value(results, (pair, share), method, arm, "last") for share in shares]
                 _line(axes, [apart * share for share in shares], rows, _style(arm))
@@ -193,12 +196,8 @@ def share_figure(results: Row) -> Figure:
             ]
             _line(axes, shares, alone, {"color": FAINT, "marker": "."})
             axes.set_title(METHOD_NAMES.get(method, method), fontsize=9)
-            axes.set_xscale("log")
-            axes.set_xticks(shares, [f"{share:.0%}" for share in shares])
-            axes.minorticks_off()
+            log_ticks(axes, shares, ".0%")
             axes.margins(x=0.12)
-        for axes in panels[len(cells) :]:
-            axes.set_visible(False)
         figure.supxlabel(f"share of the {what} that the student has", fontsize=9.5)
         figure.supylabel("test accuracy, %", fontsize=9.5)
     return figure

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from string import ascii_lowercase
-from typing import Any
 
 from bcpd.report.numbers import as_float, interval, number
-from bcpd.report.tables import Table, p_cell
+from bcpd.report.rows import NONE, Row, chosen, find, score_cells, seeds_table
+from bcpd.report.tables import Table, p_cell, rate
 
 __all__ = [
     "ARM_NAMES",
@@ -16,7 +16,6 @@ __all__ = [
     "OTHERS",
     "Place",
     "difference_of",
-    "find",
     "method_tables",
     "place_name",
     "places",
@@ -47,9 +46,7 @@ ARM_NAMES: Mapping[str, str] = {
     "ls": "label smoothing",
 }
 OTHERS = ("mse", "ce+T", "mse+T", "ls")
-NONE = "–"
 
-Row = Mapping[str, Any]
 Place = tuple[tuple[str, str], float]
 """Pair and share."""
 
@@ -68,11 +65,6 @@ def place_name(results: Row, place: Place) -> str:
         return name
     what = "labels" if results["spec"]["protocol"]["partial"] == "labels" else "images"
     return f"{name}, {share:.0%} of the {what}"
-
-
-def find(rows: Sequence[Row], **wanted: Any) -> Row | None:
-    """The first row that has these values, or None."""
-    return next((row for row in rows if all(row.get(name) == value for name, value in wanted.items())), None)
 
 
 def student_value(results: Row, place: Place, method: str, arm: str, checkpoint: str) -> Row | None:
@@ -212,56 +204,35 @@ def _others(results: Row) -> Table:
 
 
 def _teachers(results: Row) -> Table:
-    rows = []
-    for row in results["rows"]:
-        if row["role"] == "teacher" and "refused" not in row and row["checkpoint"] == "last":
-            rows.append(
-                (
-                    row["net"],
-                    ARM_NAMES[row["arm"]],
-                    str(row["seed"]),
-                    number(100 * as_float(row["test_accuracy"]), 2),
-                    number(row["test_nll"]),
-                    number(row["test_brier"]),
-                    number(row["temperature"]),
-                    f"{as_float(row['left']):.0%}",
-                    f"{as_float(row['late_gain']):.1%}",
-                    "yes" if row["under_trained"] else "",
-                )
-            )
-    columns = (
-        "net",
-        "teacher",
-        "seed",
-        "test accuracy, %",
-        "test NLL",
-        "test Brier",
-        "temperature",
-        "training loss left",
-        "of the gain, late",
-        "under-trained",
-    )
-    return Table("Teachers, seed by seed", "", columns, tuple(rows), default=False)
+    rows = [
+        (
+            row["net"],
+            ARM_NAMES[row["arm"]],
+            str(row["seed"]),
+            *score_cells(row, 0),
+            "yes" if row["under_trained"] else "",
+        )
+        for row in results["rows"]
+        if row["role"] == "teacher" and "refused" not in row and row["checkpoint"] == "last"
+    ]
+    return seeds_table(rows, "teacher", "temperature", "under-trained")
 
 
 def _tuning(results: Row) -> Table:
-    rows: list[tuple[str, ...]] = []
-    marked: set[int] = set()
-    for trial in results["tuning"]:
-        if trial["chosen"]:
-            marked.add(len(rows))
-        rows.append(
-            (
-                str(trial["net"]),
-                ARM_NAMES[trial["arm"]],
-                f"{as_float(trial['learning_rate']):g}",
-                f"{as_float(trial['weight_decay']):g}",
-                f"{trial['score']} {as_float(trial['mean']):.4g}",
-                "" if not trial["chosen"] else "chosen, on the edge" if trial["edge"] else "chosen",
-            )
+    trials = results["tuning"]
+    rows = [
+        (
+            str(trial["net"]),
+            ARM_NAMES[trial["arm"]],
+            rate(trial["learning_rate"]),
+            rate(trial["weight_decay"]),
+            f"{trial['score']} {as_float(trial['mean']):.4g}",
+            "" if not trial["chosen"] else "chosen, on the edge" if trial["edge"] else "chosen",
         )
+        for trial in trials
+    ]
     columns = ("net", "teacher", "rate", "decay", "validation score", "")
-    return Table("Settings of the teachers that were tried", "", columns, tuple(rows), False, frozenset(marked))
+    return Table("Settings of the teachers that were tried", "", columns, tuple(rows), False, chosen(trials))
 
 
 def _published(results: Row) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ __all__ = [
     "INK",
     "ArmStyle",
     "arm_style",
+    "beside_names",
+    "draw_interval",
+    "log_ticks",
     "new_figure",
     "png_bytes",
     "save_figure",
@@ -108,6 +112,27 @@ def bare(axes: Axes) -> None:
     """No ticks, grid or frame: for pictures without coordinates."""
     axes.set_axis_off()
     axes.grid(False)
+
+
+def beside_names(axes: Axes) -> None:
+    """A black line at zero and vertical grid lines: for differences, each at the height of its name on the left."""
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+
+
+def draw_interval(axes: Axes, low: float, high: float, height: float, colour: Any, width: float = 1.6) -> None:
+    """A horizontal line; nothing where an end is not finite."""
+    if math.isfinite(low) and math.isfinite(high):
+        axes.plot([low, high], [height, height], color=colour, linewidth=width, solid_capstyle="butt")
+
+
+def log_ticks(axes: Axes, at: Sequence[float], text: str) -> None:
+    """A logarithmic horizontal axis with ticks at these values alone, written in the format ``text``."""
+    axes.set_xscale("log")
+    axes.set_xticks(at, [format(value, text) for value in at])
+    axes.minorticks_off()
 
 
 def svg_bytes(figure: Figure) -> bytes:

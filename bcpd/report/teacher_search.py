@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from bcpd.report.method_tables import ARM_NAMES, find
+from bcpd.report.method_tables import ARM_NAMES
 from bcpd.report.numbers import as_float, interval, number
+from bcpd.report.rows import NONE, Row, chosen, find, score_cells, seeds_table
 from bcpd.report.tables import Table
 
-__all__ = ["TEACHER_ARMS", "headline_pairs", "teacher_tables"]
+__all__ = ["TEACHER_ARMS", "headline_pairs", "pair_name", "teacher_tables"]
 
 TEACHER_ARMS: Mapping[str, str] = {**ARM_NAMES, "mse-from-ce": "MSE-from-CE", "mse-from-ce+T": "MSE-from-CE + T"}
 
@@ -23,15 +23,18 @@ HEADLINES: Sequence[tuple[str, str]] = (
 )
 """(arm, the arm that it is compared with), as in the figure; all other pairs are in a table of their own."""
 
-NONE = "–"
-
-Row = Mapping[str, Any]
+SETTING = ("net", "loss", "rate", "decay", "warm-up, epochs", "validation score")
 
 
 def headline_pairs(results: Row) -> list[tuple[str, str]]:
     """Those of :data:`HEADLINES` that some net has."""
     there = {(row["arm"], row["against"]) for row in results["differences"]}
     return [pair for pair in HEADLINES if pair in there]
+
+
+def pair_name(arm: str, against: str) -> str:
+    """``MSE minus CE``."""
+    return f"{TEACHER_ARMS[arm]} minus {TEACHER_ARMS[against]}"
 
 
 def teacher_tables(results: Row) -> list[Table]:
@@ -67,22 +70,14 @@ def _under_trained(row: Row) -> str:
     return "under-trained" if row.get("under_trained") else ""
 
 
+def _setting(row: Row) -> tuple[str, ...]:
+    tried = (f"{as_float(row[name]):g}" for name in ("rate", "decay", "warm_up"))
+    return row["net"], TEACHER_ARMS[row["loss"]], *tried, _score(row)
+
+
 def _settings(results: Row) -> Table:
-    rows = [
-        (
-            row["net"],
-            TEACHER_ARMS[row["loss"]],
-            f"{as_float(row['rate']):g}",
-            f"{as_float(row['decay']):g}",
-            f"{as_float(row['warm_up']):g}",
-            _score(row),
-            ", ".join(row["edge"]),
-            _under_trained(row),
-        )
-        for row in results["search"]
-        if row["chosen"]
-    ]
-    columns = ("net", "loss", "rate", "decay", "warm-up, epochs", "validation score", "on the edge in", "in the search")
+    rows = [(*_setting(row), ", ".join(row["edge"]), _under_trained(row)) for row in results["search"] if row["chosen"]]
+    columns = (*SETTING, "on the edge in", "in the search")
     return Table("The setting that each loss wants", "", columns, tuple(rows))
 
 
@@ -92,8 +87,7 @@ def _scores(results: Row) -> Table:
         for arm, name in TEACHER_ARMS.items():
             cells = []
             for quantity, scale in (("accuracy", 100.0), ("nll", 1.0), ("brier", 1.0)):
-                row = find(results["values"], net=net, arm=arm, quantity=quantity)
-                cells.append(NONE if row is None else interval(row["mean"], row["low"], row["high"], scale))
+                cells.append(_cell(find(results["values"], net=net, arm=arm, quantity=quantity), scale))
             if any(cell != NONE for cell in cells):
                 own = [row for row in results["rows"] if row["net"] == net and row["loss"] == arm.removesuffix("+T")]
                 flagged = sum(bool(row.get("under_trained")) for row in own)
@@ -116,7 +110,7 @@ def _differences(results: Row, pairs: Sequence[tuple[str, str]], title: str, def
             }
             if own["mse"] is not None:
                 cells = (_cell(own["mse"]), _cell(own["kl"]), _cell(own["accuracy"], 100.0), _verdict(own["mse"]))
-                rows.append((net, f"{TEACHER_ARMS[arm]} minus {TEACHER_ARMS[against]}", *cells))
+                rows.append((net, pair_name(arm, against), *cells))
     columns = ("net", "teachers", "MSE to p*", "KL to p*, nats", "test accuracy, points", "in MSE the first is")
     note = "Negative: the first is closer to p*. 95 % intervals crossed over seeds and test images."
     return Table(title, note, columns, tuple(rows), default)
@@ -132,7 +126,7 @@ def _without_near(results: Row, pairs: Sequence[tuple[str, str]]) -> Table:
     for row in results["differences"]:
         if (row["arm"], row["against"]) in pairs and "without_near" in row:
             scale = 100.0 if row["quantity"] == "accuracy" else 1.0
-            names = f"{TEACHER_ARMS[row['arm']]} minus {TEACHER_ARMS[row['against']]}"
+            names = pair_name(row["arm"], row["against"])
             rows.append((row["net"], names, row["quantity"], _cell(row, scale), _cell(row["without_near"], scale)))
     columns = ("net", "teachers", "quantity", "all test images", "without near-duplicates of training images")
     return Table("Differences without near-duplicates", "", columns, tuple(rows), default=False)
@@ -144,7 +138,7 @@ def _by_seed(results: Row, pairs: Sequence[tuple[str, str]]) -> Table:
         if (row["arm"], row["against"]) in pairs and row["quantity"] in ("mse", "kl"):
             for one in row["by_seed"]:
                 value = f"{number(one['value'])} ({number(one['stderr'])})"
-                names = f"{TEACHER_ARMS[row['arm']]} minus {TEACHER_ARMS[row['against']]}"
+                names = pair_name(row["arm"], row["against"])
                 rows.append((row["net"], names, row["quantity"], str(one["seed"]), value, one.get("note", "")))
     columns = ("net", "teachers", "quantity", "seed", "difference (standard error over images)", "")
     return Table("Differences, seed by seed", "", columns, tuple(rows), default=False)
@@ -153,46 +147,12 @@ def _by_seed(results: Row, pairs: Sequence[tuple[str, str]]) -> Table:
 def _teachers(results: Row) -> Table:
     rows = []
     for row in results["rows"]:
-        if "refused" in row:
-            rows.append((row["net"], TEACHER_ARMS[row["loss"]], str(row["seed"]), row["refused"], *[NONE] * 6))
-            continue
-        rows.append(
-            (
-                row["net"],
-                TEACHER_ARMS[row["loss"]],
-                str(row["seed"]),
-                number(100 * as_float(row["test_accuracy"]), 2),
-                number(row["test_nll"]),
-                number(row["test_brier"]),
-                number(row["temperature"]),
-                f"{as_float(row['left']):.1%}",
-                f"{as_float(row['late_gain']):.1%}",
-                _under_trained(row),
-            )
-        )
-    columns = (
-        "net",
-        "loss",
-        "seed",
-        "test accuracy, %",
-        "test NLL",
-        "test Brier",
-        "fitted temperature",
-        "training loss left",
-        "of the gain, late",
-        "",
-    )
-    return Table("Teachers, seed by seed", "", columns, tuple(rows), default=False)
+        cells = (row["refused"], *[NONE] * 6) if "refused" in row else (*score_cells(row, 1), _under_trained(row))
+        rows.append((row["net"], TEACHER_ARMS[row["loss"]], str(row["seed"]), *cells))
+    return seeds_table(rows, "loss", "fitted temperature", "")
 
 
 def _trials(results: Row) -> Table:
-    rows: list[tuple[str, ...]] = []
-    marked: set[int] = set()
-    for row in results["search"]:
-        if row["chosen"]:
-            marked.add(len(rows))
-        setting = (f"{as_float(row[name]):g}" for name in ("rate", "decay", "warm_up"))
-        mark = "chosen" if row["chosen"] else ""
-        rows.append((row["net"], TEACHER_ARMS[row["loss"]], *setting, _score(row), _under_trained(row), mark))
-    columns = ("net", "loss", "rate", "decay", "warm-up, epochs", "validation score", "", "")
-    return Table("Settings that were tried", "", columns, tuple(rows), False, frozenset(marked))
+    trials = results["search"]
+    rows = [(*_setting(row), _under_trained(row), "chosen" if row["chosen"] else "") for row in trials]
+    return Table("Settings that were tried", "", (*SETTING, "", ""), tuple(rows), False, chosen(trials))

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bcpd.report.illustration import Illustration, illustration
-from bcpd.report.method_tables import find
 from bcpd.report.numbers import as_float
-from bcpd.report.style import FAINT, INK, arm_style, new_figure, styled
-from bcpd.report.teacher_search import TEACHER_ARMS, headline_pairs
+from bcpd.report.rows import Row, find
+from bcpd.report.style import FAINT, INK, arm_style, beside_names, draw_interval, log_ticks, new_figure, styled
+from bcpd.report.teacher_search import TEACHER_ARMS, headline_pairs, pair_name
 
 __all__ = ["closeness_figure", "search_figure", "teacher_illustrations"]
 
@@ -24,8 +24,6 @@ SCORES = {"nll": "validation NLL", "brier": "validation Brier score"}
 WARM_UPS = ("^", "D", "v", "P")
 """Markers of warm-ups, the shortest first; none is a circle."""
 PANELS = (("mse", "MSE to p*, first minus second"), ("kl", "KL to p* (nats), first minus second"))
-
-Row = Mapping[str, Any]
 
 
 def teacher_illustrations(results: Row) -> list[Illustration]:
@@ -109,10 +107,7 @@ def _draw_search(axes: Axes, trials: Sequence[Row], palette: Mapping[float, Any]
                 axes.annotate(text, (rate, score), (0, -17), textcoords="offset points", ha="center", fontsize=7.5)
     lost = [_place(row, markers) for row in trials if row not in there]
     axes.plot(lost, [0.97] * len(lost), "x", color="#b00020", markersize=7, transform=axes.get_xaxis_transform())
-    axes.set_xscale("log")
-    rates = sorted({as_float(row["rate"]) for row in trials})
-    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    axes.minorticks_off()
+    log_ticks(axes, sorted({as_float(row["rate"]) for row in trials}), "g")
     axes.margins(x=0.14, y=0.25)
     if trials:
         axes.set_ylabel(SCORES[trials[0]["name"]], fontsize=9)
@@ -159,16 +154,13 @@ def closeness_figure(results: Row) -> Figure:
                 row = find(results["differences"], net=net, arm=arm, against=against, quantity=quantity)
                 if row is not None:
                     _draw_difference(axes, row, height, dict(arm_style(arm, arms)))
-            axes.axvline(0, color=INK, linewidth=1)
+            beside_names(axes)
             axes.set_xlabel(label, fontsize=9)
-            axes.tick_params(axis="y", length=0)
-            axes.grid(axis="y", visible=False)
-            axes.spines["left"].set_visible(False)
             axes.locator_params(axis="x", nbins=5)
             for height in range(1, len(lines)):
                 if lines[height][0] != lines[height - 1][0]:
                     axes.axhline(height - 0.5, color="#bbbbbb", linewidth=0.8)
-        names = [f"{net}: {TEACHER_ARMS[arm]} minus {TEACHER_ARMS[against]}" for net, arm, against in lines]
+        names = [f"{net}: {pair_name(arm, against)}" for net, arm, against in lines]
         panels[0].set_yticks(range(len(lines)), names, fontsize=8.5)
         panels[0].set_ylim(len(lines) - 0.4, -0.6)
     return figure
@@ -183,8 +175,7 @@ def _draw_difference(axes: Axes, row: Row, height: float, style: Mapping[str, An
         shown.append((row["without_near"], height - 0.2, "white", 0.8))
     for entry, level, face, width in shown:
         mean, low, high = (as_float(entry[name]) for name in ("mean", "low", "high"))
-        if math.isfinite(low) and math.isfinite(high):
-            axes.plot([low, high], [level, level], color=style["color"], linewidth=width, solid_capstyle="butt")
+        draw_interval(axes, low, high, level, style["color"], width)
         if math.isfinite(mean):
             size = 5.5 if face != "white" else 4
             axes.plot([mean], [level], markersize=size, mew=1, linestyle="none", **{**style, "mfc": face})
