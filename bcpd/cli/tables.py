@@ -6,10 +6,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from bcpd.cli.console import out
+from bcpd.cli.options import (
+    add_data,
+    add_execution,
+    add_folders,
+    add_numbers,
+    check_at_least_one,
+    check_device,
+    execution,
+    given,
+)
 from bcpd.cli.studies import finish, print_plan
 from bcpd.progress import Meter
 
@@ -24,6 +31,7 @@ _EPILOG = """examples:
   bcpd run table1 --scale reduced --data DIR --method kd,at    real CIFAR-100 on 2 cores
   bcpd run table1 --scale reduced --so-far                     the table of what has landed, also while that runs
   bcpd run table2 --scale full --pair vgg13-mobilenetv2 --data DIR --go
+  bcpd run table1 --scale full --pair resnet56-resnet20 --method kd --data DIR --graphs --teacher-table --go
 
 DIR holds cifar-10-batches-bin/ and cifar-100-binary/ as their site publishes them; for table3, train/ and val/ of
 ImageNet."""
@@ -64,36 +72,32 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--method", action="append", metavar="NAME[,NAME...]", help=f"of {', '.join(METHODS)}")
     parser.add_argument("--teacher", metavar="ARM[,ARM...]", help=f"of {', '.join(ARMS)}; default: ce,mse")
-    for name, meaning in (
-        ("seeds", ""),
-        ("epochs", "of teachers and students"),
-        ("tuning-epochs", "of the trainings that choose a teacher's rate and decay"),
-        ("train", "images a seed, 0 for all"),
-    ):
-        help_text = f"{meaning}; default: that of the scale" if meaning else "default: that of the scale"
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=help_text)
+    add_numbers(
+        parser,
+        seeds="",
+        epochs="of teachers and students",
+        tuning_epochs="of the trainings that choose a teacher's rate and decay",
+        train="images a seed, 0 for all",
+    )
     parser.add_argument(
         "--teacher-sees", choices=("all", "share"), help="figure2, fewshot: what the teacher learns from; default: all"
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the official files")
-    parser.add_argument("--device", help="cpu or cuda; default: that of the scale")
-    parser.add_argument("--processes", type=int, metavar="N", help="at once, one thread each; default: the cores")
-    parser.add_argument("--seed", type=int, default=0, help="root seed; default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TABLE-SCALE; a stopped run goes on")
+    add_data(parser)
+    add_execution(parser)
     parser.add_argument(
-        "--teachers", type=Path, metavar="DIR", help="where tables share their teachers; default: runs/teachers"
+        "--teacher-table",
+        action="store_true",
+        help="students by logits look their teacher's up, at every view of every image (CIFAR-100: 3 GB a teacher)",
     )
+    add_folders(parser, "TABLE")
 
 
 def _specified(arguments: argparse.Namespace) -> Tables:
     from experiments.tables import specification
 
-    if arguments.processes is not None and arguments.processes < 1:
-        raise ValueError(f"--processes must be at least 1, received {arguments.processes}")
-    changes: dict[str, Any] = {"seed": arguments.seed}
-    for name in ("seeds", "epochs", "tuning_epochs", "train", "device", "teacher_sees"):
-        if getattr(arguments, name) is not None:
-            changes[name] = getattr(arguments, name)
+    check_at_least_one(arguments, "processes", "together")
+    changes = given(arguments, "seed", "seeds", "epochs", "tuning_epochs", "train", "device", "teacher_sees")
+    changes |= {"execution": execution(arguments), "table": arguments.teacher_table}
     if arguments.pair:
         changes["pairs"] = tuple(_pair(text) for text in arguments.pair)
     if arguments.method:
@@ -101,11 +105,8 @@ def _specified(arguments: argparse.Namespace) -> Tables:
     if arguments.teacher:
         changes["teachers"] = tuple(arguments.teacher.split(","))
     spec = specification(arguments.table, arguments.scale, **changes)
-    if spec.protocol.device.startswith("cuda") and not arguments.so_far:
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ValueError(f"device {spec.protocol.device}: torch sees no CUDA device; use --device cpu")
+    if not arguments.so_far:
+        check_device(spec.protocol)
     return spec
 
 
@@ -124,18 +125,14 @@ def _folder(arguments: argparse.Namespace) -> Path:
     return chosen
 
 
-def _processes(spec: Tables, arguments: argparse.Namespace) -> int | None:
-    """One process drives a GPU."""
-    given: int | None = arguments.processes
-    return given or (None if spec.protocol.device == "cpu" else 1)
-
-
 def _plan(arguments: argparse.Namespace) -> int:
     from experiments.tables import plan
+    from experiments.tables.places import number_together
     from experiments.tables.spec import DATASETS
 
     spec = _specified(arguments)
-    found = plan(spec, _folder(arguments) / "rows", _processes(spec, arguments) or 2)
+    _, processes = number_together(spec.protocol, arguments.together, arguments.processes)
+    found = plan(spec, _folder(arguments) / "rows", processes or 2)
     print_plan(found, f"{arguments.table} --scale {arguments.scale}")
     if DATASETS[spec.protocol.dataset].images == "imagenet":
         out.print("Measured on images in memory: the time to read and decode files is not in it.", markup=False)
@@ -153,21 +150,13 @@ def _run(arguments: argparse.Namespace) -> int:
         if not arguments.plan:
             out.print("Nothing was started; add --go to start it.", markup=False)
         return 0
-    teachers = arguments.teachers or Path("runs/teachers")
+    processes, together = arguments.processes, arguments.together
     with Meter(arguments.table) as meter:
-        results = run(spec, folder / "rows", arguments.data, meter.stage, _processes(spec, arguments), teachers)
+        results = run(spec, folder / "rows", arguments.data, meter.stage, processes, arguments.teachers, together)
     return _finished(results, folder)
 
 
 def _finished(results: dict[str, Any], folder: Path) -> int:
     from bcpd.report.method_tables import method_tables
 
-    for shown in method_tables(results):
-        if shown.default:
-            table = Table(*shown.columns, title=shown.title)
-            for row in shown.rows:
-                table.add_row(*map(escape, row))
-            out.print(table)
-            for note in shown.notes:
-                out.print(note, markup=False, highlight=False)
-    return finish(results, folder)
+    return finish(results, folder, method_tables(results))

@@ -9,6 +9,7 @@ from bcpd.train.one_step import followed_gradient
 from bcpd.train.plan import Plan, plan
 from bcpd.train.ranks import from_environment
 from bcpd.train.recipe import Constant, Cosine, Recipe, Schedule, Step
+from bcpd.train.split import validation_part
 from bcpd.train.teacher_table import TeacherTable
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "from_environment",
     "log_probabilities",
     "plan",
+    "validation_part",
 ]

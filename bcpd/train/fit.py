@@ -28,7 +28,7 @@ from bcpd.train.recipe import Recipe
 from bcpd.train.split import halves, replica_seeds, split
 from bcpd.train.teacher_table import TeacherTable
 from bcpd.train.trainer import Progress, Trainer
-from bcpd.train.turns import BURST, Turns, alone, in_turns
+from bcpd.train.turns import BURST, OnePass, Turns, alone, in_turns, with_one_pass
 
 __all__ = ["Progress", "fit", "fit_side_by_side", "split", "training"]
 
@@ -114,33 +114,37 @@ def fit(
     return alone(steps, torch.device(device), captured=execution.graphs)
 
 
-def fit_side_by_side(trainings: Sequence[Mapping[str, Any]], burst: int = BURST) -> list[Fitted]:
+def fit_side_by_side(trainings: Sequence[Mapping[str, Any]], burst: int | None = None) -> list[Fitted]:
     """Train several networks at once in this process; the results are those of :func:`bcpd.fit` one after another.
 
     A small network leaves most of a GPU idle. Here each training hands its steps to a stream of its own, which the
     device runs beside the others' (worth it with ``Execution(graphs=True)``, where a step is one launch). The host
-    takes turns: ``burst`` steps of each. On the CPU they are done in turns, which gains nothing. A training keeps
-    its folder, progress and generators as if it were alone; trainings may share their source and their (frozen)
-    teacher, but not a network that is trained or a method.
+    takes turns: ``burst`` steps of each. On the CPU they are done in turns, and students of one teacher that see the
+    same inputs (of one source, seed and batch size) share its forward pass. A training keeps its folder, progress and
+    generators as if it were alone; trainings may share their source and their (frozen) teacher, but not a network that
+    is trained or a method.
 
     Args:
         trainings: the arguments of :func:`bcpd.fit`, by name, of each.
-        burst: steps a turn, >= 1.
+        burst: steps a turn, >= 1; by default :data:`bcpd.train.turns.BURST` on CUDA, and 1 on a CPU, where longer
+            turns share no pass.
     Returns:
         what each was fitted to, in their order.
     Raises:
         ValueError: networks or methods that are shared, no steps in a turn; and what :func:`bcpd.fit` raises: the
             others are then left where they are, to be resumed from their folders.
     """
+    devices = [torch.device(arguments.get("device", "cpu")) for arguments in trainings]
+    if burst is None:
+        burst = BURST if any(device.type == "cuda" for device in devices) else 1
     if burst < 1:
         raise ValueError(f"burst must be at least 1, received {burst}")
     for name in ("net", "method"):
         parts = [id(arguments[name]) for arguments in trainings if name in arguments]
         if len(set(parts)) < len(parts):
             raise ValueError(f"every training needs a {name} of its own, received one in several of them")
-    return in_turns(
-        [Turns(training(**arguments), torch.device(arguments.get("device", "cpu"))) for arguments in trainings], burst
-    )
+    steps = [training(**arguments) for arguments in with_one_pass(trainings)]
+    return in_turns([Turns(own, device) for own, device in zip(steps, devices, strict=True)], burst)
 
 
 def training(
@@ -182,11 +186,13 @@ def training(
         teacher.to(device).eval()
     if isinstance(teacher, TeacherTable):
         teacher.check_source(source)
-        if execution.graphs and not teacher.full:
-            raise ValueError("captured steps need a whole table of the teacher: call its fill() first")
-    taught_by = teacher
-    if teacher is not None and replicas is not None and getattr(teacher, "replicas", None) is None:
-        teacher = OneForAll(teacher, replicas, len(source.shape))
+    taught_by = teacher.teacher if isinstance(teacher, OnePass) else teacher
+    teacher, measured_teacher = (
+        OneForAll(one, replicas, len(source.shape))
+        if one is not None and replicas is not None and getattr(one, "replicas", None) is None
+        else one
+        for one in (teacher, taught_by)
+    )
     train_index, validation_index = split(source, recipe.validation, seeds, replicas)
     if execution.graphs:
         check_capture(net, source, ranks.count)
@@ -227,6 +233,8 @@ def training(
     run = RunFolder(folder, identity, spec, save_seconds, ranks) if folder is not None else None
     if run is not None and run.complete:
         return run.read(net, method)
+    if isinstance(taught_by, TeacherTable) and execution.graphs and not taught_by.full:
+        raise ValueError("captured steps need a whole table of the teacher: call its fill() first")
 
     select = fresh = None
     if held_out is not None:
@@ -236,6 +244,7 @@ def training(
     validation = None if validation_index is None else EvaluationSet(source, validation_index)
     by_hand = gradients == "auto"
     gradient = Gradient(net, method, teacher, source, seeds, ranks, execution, device, by_hand)
+    sets = MeasuredSets(method, measured_teacher, transfer, validation, select, fresh)
     trainer = Trainer(
         gradient=gradient,
         source=source,
@@ -243,7 +252,7 @@ def training(
         recipe=recipe,
         device=device,
         # measured is where it is reported
-        measure=metrics(MeasuredSets(method, teacher, transfer, validation, select, fresh)) if ranks.first else None,
+        measure=metrics(sets) if ranks.first else None,
         run=run,
         progress=progress if ranks.first else None,
         execution=execution,

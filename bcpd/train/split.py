@@ -10,7 +10,7 @@ from torch import Tensor
 from bcpd.data import InMemory
 from bcpd.seeds import generator
 
-__all__ = ["halves", "order_of_epoch", "replica_seeds", "split"]
+__all__ = ["halves", "order_of_epoch", "replica_seeds", "split", "validation_part"]
 
 
 def replica_seeds(seed: int | Sequence[int], replicas: int | None) -> list[int]:
@@ -53,6 +53,22 @@ def split(source: InMemory, share: float, seeds: Sequence[int], replicas: int | 
     index = torch.stack(rows) if replicas is not None else rows[0]
     index = index.to(source.device)
     return index[..., held:], index[..., :held] if held else None
+
+
+def validation_part(source: InMemory, share: float, seed: int) -> InMemory:
+    """The examples that a training with this ``Recipe.validation`` and seed held back: to fit a temperature to it, say.
+
+    Args:
+        source: as given to :func:`bcpd.fit`, without replicas.
+        share: in (0, 1).
+        seed: of the training.
+    Raises:
+        ValueError: a share of nothing; what :func:`split` refuses.
+    """
+    _, index = split(source, share, [seed], None)
+    if index is None:
+        raise ValueError(f"a training with validation={share} holds nothing back; the share must lie in (0, 1)")
+    return source.subset(index)
 
 
 def halves(held_out: InMemory) -> tuple[Tensor, Tensor]:

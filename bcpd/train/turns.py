@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bcpd.nets import Views
+from bcpd.train.execution import EAGER, Execution
 from bcpd.train.fitted import Fitted
+from bcpd.train.teacher_table import TeacherTable
 
-__all__ = ["BURST", "Turns", "alone", "in_turns"]
+__all__ = ["BURST", "OnePass", "Turns", "alone", "in_turns", "with_one_pass"]
 
 Steps = Generator[None, None, Fitted]
 
 BURST = 8
-"""Steps of a training before it is the next one's turn: what its stream has to do meanwhile."""
+"""Steps of a training on CUDA before it is the next one's turn: what its stream has to do meanwhile."""
+
+
+class OnePass(nn.Module):
+    """A frozen teacher that several students ask in turns: what it was asked last is not computed again.
+
+    Students of one seed see the same inputs in the same order, whatever their method: one forward pass serves all. The
+    last batch of each size is remembered, for methods have batches of their own.
+    """
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.replicas: int | None = getattr(teacher, "replicas", None)
+        self._last: dict[tuple[torch.Size, torch.dtype], tuple[Tensor, Views]] = {}
+
+    def forward(self, x: Tensor) -> Views:
+        """The teacher's views, which are not to be changed in place."""
+        key = x.shape, x.dtype
+        if key not in self._last or not torch.equal(self._last[key][0], x):
+            self._last[key] = x, self.teacher(x)
+        return self._last[key][1]
+
+
+def with_one_pass(trainings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The trainings on a CPU that have one teacher, and ask it in the same way, ask it once."""
+    shared: dict[tuple[int, Execution], OnePass] = {}
+    found = []
+    for arguments in trainings:
+        teacher, execution = arguments.get("teacher"), arguments.get("execution", EAGER)
+        live = isinstance(teacher, nn.Module) and not isinstance(teacher, TeacherTable) and not execution.compile
+        if live and torch.device(arguments.get("device", "cpu")).type == "cpu":
+            key = id(teacher), execution
+            if key not in shared:
+                shared[key] = OnePass(arguments["teacher"])
+            arguments = {**arguments, "teacher": shared[key]}
+        found.append(arguments)
+    return found
 
 
 def alone(steps: Steps, device: torch.device, captured: bool) -> Fitted:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bcpd import train
 from bcpd.nets import build
-from bcpd.provenance import Stopwatch, provenance, source_digest
-from bcpd.runs import Progress, Store, Task, sweep
+from bcpd.provenance import provenance, source_digest
+from bcpd.runs import Report, Stages, Task
 from experiments.figure1.analysis import comparisons, correlations, matched, rate_choices
 from experiments.figure1.arms import ARMS, trainings
 from experiments.figure1.notes import notes
@@ -40,7 +38,7 @@ RATES = ("ce", "mse", "student", "ce, last", "mse, last")
 def run(
     spec: Figure1,
     folder: Path,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Report | None = None,
     processes: int | None = None,
 ) -> dict[str, Any]:
     """Run the experiment.
@@ -55,19 +53,16 @@ def run(
     Raises:
         ValueError: the toy or the contaminated world must be refused, so that nothing can be separated.
     """
-    watch = Stopwatch(folder / "seconds.json")
+    stages = Stages(
+        folder, work, TRAINING_CODE, settings=asdict(spec), progress=progress, processes=processes, small=SMALL
+    )
     worlds = [irreducible(spec, name) for name in spec.all_worlds]
     usable = _usable(worlds)
 
-    def tell(what: str, done: int, total: int) -> None:
-        watch.lap()
-        if progress is not None:
-            progress(what, done, total)
-
-    tuned = _sweep(spec, folder / "tuning.jsonl", _tuning_tasks(spec), tell, processes, "tuning")
+    tuned = stages.sweep("tuning", _tuning_tasks(spec))
     trials = trials_of(spec, tuned)
     rates = {trial.arm: trial.learning_rate for trial in trials if trial.chosen}
-    rows = _sweep(spec, folder / "rows.jsonl", _tasks(spec, usable, rates), tell, processes, "figure 1")
+    rows = stages.sweep("rows", _tasks(spec, usable, rates), "figure 1")
     students = [{"id": number, **row} for number, row in enumerate(r for r in rows if r["role"] == "student")]
     teachers = [{"id": number, **row} for number, row in enumerate(r for r in rows if r["role"] == "teacher")]
     trained = trainings(spec, rates)
@@ -92,7 +87,7 @@ def run(
         "spec": asdict(spec),
         "provenance": provenance(),
         "training_code": source_digest(*TRAINING_CODE),
-        "seconds": round(watch.lap(), 1),
+        "seconds": stages.seconds(),
         "worlds": worlds,
         "tuning": [trial.record() for trial in trials],
         "rates": rate_choices(trials),
@@ -157,27 +152,6 @@ def plan(spec: Figure1) -> list[dict[str, Any]]:
             stage["group"] = max(stage["group"], together)
             stage["group_MiB"] = max(stage["group_MiB"], round(together * held.replica_bytes / 2**20, 1))
     return list(stages.values())
-
-
-def _sweep(
-    spec: Figure1,
-    path: Path,
-    tasks: Sequence[Task],
-    progress: Callable[[str, int, int], None] | None,
-    processes: int | None,
-    name: str,
-) -> list[dict[str, Any]]:
-    content = json.dumps([asdict(spec), source_digest(*TRAINING_CODE)], sort_keys=True)
-    identity = hashlib.blake2b(content.encode(), digest_size=10).hexdigest()
-
-    def report(state: Progress) -> None:
-        if progress is not None:
-            progress(name, state.done, state.total)
-
-    if processes is None and sum(task.cost for task in tasks) < SMALL:
-        processes = 1
-    with Store(path, identity=identity) as store:
-        return sweep(store, tasks, work, processes=processes, progress=report)
 
 
 def _tuning_tasks(spec: Figure1) -> list[Task]:

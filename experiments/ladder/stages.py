@@ -30,8 +30,7 @@ from bcpd.mixtures.frozen import FrozenNature
 from bcpd.mixtures.image_worlds import image_world
 from bcpd.nets import build
 from bcpd.seeds import derive
-from bcpd.train import Cosine, Fitted, PathMetrics, Recipe, fit, log_probabilities
-from bcpd.train.split import split
+from bcpd.train import Cosine, Fitted, PathMetrics, Recipe, fit, log_probabilities, validation_part
 from experiments.ladder.spec import ARMS, GROUNDS, LOSSES, Ladder
 from experiments.ladder.worlds import Measured, World, frozen_parts, normalisation, real_images, restored
 
@@ -223,10 +222,7 @@ class Draw:
 
     def temperature(self, fitted: Fitted) -> float:
         """Fitted to the last teacher, on the validation labels of its training, by their NLL."""
-        seed = derive(self.seed, "teacher")
-        _, index = split(self.source, self.spec.validation, [seed], None)
-        assert index is not None
-        held = self.source.subset(index)
+        held = validation_part(self.source, self.spec.validation, derive(self.seed, "teacher"))
         log_q = log_probabilities(fitted.teacher("last"), held.to(self.spec.device)).cpu()
         return fit_temperature(log_q, held.y.cpu(), "nll")
 

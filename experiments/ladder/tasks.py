@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bcpd.provenance import Stopwatch, provenance, source_digest
-from bcpd.runs import Progress, Store, Task, Trial, choose, sweep
+from bcpd.provenance import provenance, source_digest
+from bcpd.runs import Report, Stages, Task, Trial, choose
 from experiments.ladder.analysis import by_labels, differences, reading, values, verdicts
 from experiments.ladder.spec import ARMS, GROUNDS, LOSSES, Ladder
 from experiments.ladder.stages import work
@@ -17,7 +15,6 @@ from experiments.ladder.worlds import Measured, restored
 
 __all__ = ["plan", "run"]
 
-Report = Callable[[str, int, int], None]
 Row = dict[str, Any]
 
 TRAINING_CODE = tuple(f"experiments.ladder.{name}" for name in ("worlds", "stages"))
@@ -46,28 +43,16 @@ def run(
     """
     if spec.needs and data is None:
         raise ValueError(f"the grounds of scale {spec.scale!r} need the folder of {' and '.join(spec.needs)} (--data)")
-    watch = Stopwatch(folder / "seconds.json")
+    stages = Stages(folder, work, TRAINING_CODE, settings=spec.describe(), progress=progress, processes=processes)
     local = {"folder": str(folder), "data": None if data is None else str(data)}
-
-    def swept(name: str, tasks: Sequence[Task]) -> list[Row]:
-        settings = json.dumps(spec.describe(), sort_keys=True)
-        identity = hashlib.blake2b(f"{settings} {source_digest(*TRAINING_CODE)}".encode(), digest_size=10).hexdigest()
-
-        def report(state: Progress) -> None:
-            watch.lap()
-            if progress is not None:
-                progress(name, state.done, state.total)
-
-        with Store(folder / f"{name.replace(' ', '-')}.jsonl", identity=identity) as store:
-            return sweep(store, tasks, work, processes=processes, progress=report)
 
     def task(stage: str, key: str, cost: float = 1.0, **further: Any) -> Task:
         return Task(key, {"stage": stage, "spec": spec.describe(), **further}, cost, local)
 
-    worlds = swept("worlds", [task("world", name, _cost(name), ground=name) for name in spec.grounds])
+    worlds = stages.sweep("worlds", [task("world", name, _cost(name), ground=name) for name in spec.grounds])
     pixels = {name: _pixels(spec, name) for name in spec.grounds}
     tuning = range(spec.tuning_draws)
-    tuned = swept(
+    tuned = stages.sweep(
         "tuning of teachers",
         [
             task("tune teacher", f"{name}/{loss}/{number}", pixels[name], ground=name, loss=loss, draw=number)
@@ -78,7 +63,7 @@ def run(
     )
     trials = {(name, loss): _trials(tuned, name, loss) for name in spec.grounds for loss in LOSSES}
     rates = {name: {loss: _rate(trials[name, loss]) for loss in LOSSES} for name in spec.grounds}
-    students = swept(
+    students = stages.sweep(
         "tuning of students",
         [
             task(
@@ -98,7 +83,7 @@ def run(
     for name in spec.grounds:
         trials[name, "student"] = _trials(students, name, "student")
         rates[name]["student"] = _rate(trials[name, "student"])
-    rows = swept(
+    rows = stages.sweep(
         "trainings",
         [
             task("main", f"{name}/{number}", pixels[name], ground=name, draw=number, rates=rates[name])
@@ -130,7 +115,7 @@ def run(
         "spec": spec.describe(),
         "provenance": provenance(spec.device),
         "training_code": source_digest(*TRAINING_CODE),
-        "seconds": round(watch.lap(), 1),
+        "seconds": stages.seconds(),
         "rungs": [_rung(spec, rung, about[rung.ground], rates[rung.ground]) for rung in spec.rungs],
         "tuning": [{"ground": name, **trial.record()} for (name, _), own in trials.items() for trial in own],
         "values": values(spec, rows, folder, measured),

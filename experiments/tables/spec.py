@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from bcpd.data.source import Augmentation
+from bcpd.train.execution import EAGER, Execution
 
 __all__ = [
     "ARMS",
@@ -195,6 +196,8 @@ class Protocol:
         teacher_sees: whether the teacher is trained with ``all`` labels and images, or with the ``share`` that its
             student has.
         device, seed: where, and the root seed.
+        execution: how steps are computed; a mapping of its settings is taken as well.
+        table: students that see no more of their teacher than rows look them up (:class:`bcpd.train.TeacherTable`).
     """
 
     dataset: str
@@ -207,8 +210,12 @@ class Protocol:
     teacher_sees: Literal["all", "share"] = "all"
     device: str = "cpu"
     seed: int = 0
+    execution: Execution = EAGER
+    table: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.execution, Mapping):
+            object.__setattr__(self, "execution", Execution(**self.execution))
         if self.dataset not in DATASETS:
             raise ValueError(f"dataset must be one of {', '.join(DATASETS)}; received {self.dataset!r}")
         for name, least in (("train", 0), ("test", 0), ("epochs", 1)):

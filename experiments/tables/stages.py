@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from bcpd.data import InMemory
-from bcpd.distill import Method, Supervised
-from bcpd.losses import LOSSES, Loss, label_smoothing
-from bcpd.measure import fit_temperature, label_scores
-from bcpd.nets import Net, build
-from bcpd.train import Fitted, PathMetrics, Recipe, fit, log_probabilities
-from bcpd.train.split import split
-from experiments.tables.images import draw_seed, measured_source, training_source, validation_share
-from experiments.tables.methods import SCRATCH, refusal, student_method, student_recipe, teacher_recipe
-from experiments.tables.spec import ARMS, Pair, Protocol
+from bcpd.measure import label_scores
+from bcpd.train import Fitted, fit, log_probabilities
+from experiments.tables.images import measured_source
+from experiments.tables.places import Places
+from experiments.tables.spec import ARMS, Protocol
+from experiments.tables.training import (
+    Asked,
+    Refused,
+    diverged,
+    held_out_temperature,
+    loss_of,
+    student_training,
+    teacher,
+    teacher_training,
+    together,
+)
 
-__all__ = ["LATE", "LATE_GAIN", "LEFT", "Places", "levelled", "short", "teacher_folder", "teacher_identity", "work"]
+__all__ = ["LATE", "LATE_GAIN", "LEFT", "levelled", "short", "train_together", "work"]
 
 Row = dict[str, Any]
-Setting = tuple[float, float]
+Stage = Callable[[Protocol, Places, Mapping[str, Any]], Iterator[Row]]
 
 CHECKPOINTS = ("last", "best_accuracy")
 """The last epoch, and the one with the best validation accuracy: separate columns."""
@@ -35,20 +39,23 @@ LATE, LATE_GAIN, LEFT = 0.2, 0.02, 0.5
 """The rule by which a teacher is under-trained, see :func:`levelled`."""
 
 
-class Places(NamedTuple):
-    """Folders: of this run, of the teachers that tables share, and of the data."""
-
-    folder: Path
-    teachers: Path
-    data: Path | None
-
-
-def work(payload: dict[str, Any]) -> list[Row]:
+def work(given: dict[str, Any]) -> list[Row]:
     """Do one task, the unit of resuming; a training within it is resumed by itself."""
-    data = payload["data"]
-    places = Places(Path(payload["folder"]), Path(payload["teachers"]), None if data is None else Path(data))
-    stage: Callable[[Protocol, Places, Mapping[str, Any]], Iterator[Row]] = _STAGES[payload["stage"]]
-    return list(stage(Protocol(**payload["protocol"]), places, payload))
+    stage: Stage = _STAGES[given["stage"]]
+    return list(stage(Protocol(**given["protocol"]), Places.of_task(given), given))
+
+
+def train_together(several: Sequence[Mapping[str, Any]]) -> None:
+    """Train the networks of several tasks side by side, each in its folder: the tasks then only read them back."""
+    trainings = []
+    for given in several:
+        protocol, places = Protocol(**given["protocol"]), Places.of_task(given)
+        if given["stage"] != "student":
+            trainings.append(teacher_training(protocol, places, Asked.by_task(given)))
+            continue
+        with contextlib.suppress(Refused):  # of which the task itself makes a row
+            trainings.append(student_training(protocol, places, given))
+    together(trainings)
 
 
 def short(value: float) -> float:
@@ -57,105 +64,6 @@ def short(value: float) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------ teachers
-
-
-def teacher_identity(
-    protocol: Protocol, net: str, loss: str, setting: Setting, number: int | str, epochs: int, share: float
-) -> dict[str, Any]:
-    """All that a teacher is made from. Two experiments that ask for the same have the same teacher."""
-    partial_share = share if protocol.teacher_sees == "share" else 1.0
-    return {
-        "dataset": protocol.dataset,
-        "train": protocol.train,
-        "validation": protocol.validation,
-        "net": net,
-        "loss": f"label smoothing {protocol.smoothing:g}" if loss == "ls" else loss,
-        "setting": list(setting),
-        "epochs": epochs,
-        "share": [protocol.partial, partial_share] if partial_share < 1 else None,
-        "number": number,
-        "seed": protocol.seed,
-        "device": protocol.device,
-    }
-
-
-def teacher_folder(places: Places, identity: Mapping[str, Any]) -> Path:
-    """By the digest of its identity."""
-    text = json.dumps(identity, sort_keys=True)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return places.teachers / f"{identity['net']}-{identity['loss'].replace(' ', '-')}-{digest}"
-
-
-class Teacher(NamedTuple):
-    """A trained teacher and the images it was trained on."""
-
-    fitted: Fitted
-    source: InMemory
-    seed: int
-    validation: float
-
-
-def _teacher(
-    protocol: Protocol,
-    places: Places,
-    net: str,
-    loss: str,
-    setting: Setting,
-    number: int | str,
-    epochs: int | None = None,
-    share: float = 1.0,
-) -> Teacher:
-    """Trained, or read back."""
-    epochs = epochs or protocol.epochs
-    own = share if protocol.teacher_sees == "share" else 1.0
-    source = training_source(protocol, number, places.data, own)
-    validation = validation_share(protocol, own)
-    seed = draw_seed(protocol, number, "teacher")
-    recipe = teacher_recipe(protocol, net, setting, epochs, validation)
-    folder = teacher_folder(places, teacher_identity(protocol, net, loss, setting, number, epochs, share))
-    method = Supervised(_loss(protocol, loss))
-    fitted = _trained(protocol, _net(net, source, seed), source, method, recipe, seed, folder)
-    return Teacher(fitted, source, seed, validation)
-
-
-def _loss(protocol: Protocol, name: str) -> Loss:
-    return label_smoothing(protocol.smoothing) if name == "ls" else LOSSES[name]
-
-
-def _trained(
-    protocol: Protocol,
-    net: Net,
-    source: InMemory,
-    method: Method,
-    recipe: Recipe,
-    seed: int,
-    folder: Path,
-    teacher: nn.Module | None = None,
-) -> Fitted:
-    return fit(
-        net,
-        source,
-        method,
-        recipe,
-        seed=seed,
-        teacher=teacher,
-        folder=folder,
-        device=protocol.device,
-        metrics=partial(PathMetrics, only=("validation",)),
-    )
-
-
-def _net(name: str, source: InMemory, seed: int) -> Net:
-    return build(name, num_classes=source.num_classes, input_shape=source.shape, seed=seed)
-
-
-def _temperature(protocol: Protocol, teacher: Teacher) -> float:
-    """Fitted to the last teacher on the validation labels of its training, by their NLL."""
-    _, index = split(teacher.source, teacher.validation, [teacher.seed], None)
-    assert index is not None
-    held = teacher.source.subset(index)
-    log_q = log_probabilities(teacher.fitted.teacher("last"), held.to(protocol.device)).cpu()
-    return fit_temperature(log_q, held.y.cpu(), "nll")
 
 
 def levelled(losses: list[float], uniform: float) -> dict[str, Any]:
@@ -174,42 +82,42 @@ def levelled(losses: list[float], uniform: float) -> dict[str, Any]:
     return {"left": short(left), "late_gain": short(late), "under_trained": left > LEFT or late > LATE_GAIN}
 
 
-def _tune(protocol: Protocol, places: Places, payload: Mapping[str, Any]) -> Iterator[Row]:
+def _tune(protocol: Protocol, places: Places, given: Mapping[str, Any]) -> Iterator[Row]:
     """One setting of one loss, judged by the loss's own validation score at the last epoch."""
-    net, loss, setting = payload["net"], payload["loss"], tuple(payload["setting"])
-    fitted = _teacher(protocol, places, net, loss, setting, "tuning-0", payload["epochs"]).fitted
+    asked = Asked.by_task(given)
+    fitted = teacher(protocol, places, asked).fitted
     (last,) = fitted.at("last")
     score = fitted.method.score
     yield {
-        "net": net,
-        "arm": loss,
-        "rate": setting[0],
-        "decay": setting[1],
+        "net": asked.net,
+        "arm": asked.loss,
+        "rate": asked.setting[0],
+        "decay": asked.setting[1],
         "name": score,
         "score": short(last[f"validation_{score}"]),
         "accuracy": short(last["validation_accuracy"]),
     }
 
 
-def _teach(protocol: Protocol, places: Places, payload: Mapping[str, Any]) -> Iterator[Row]:
+def _teach(protocol: Protocol, places: Places, given: Mapping[str, Any]) -> Iterator[Row]:
     """A teacher of a seed, as it is and with a temperature, on the test set: looked at once, chosen by nothing."""
-    net, loss, setting = payload["net"], payload["loss"], tuple(payload["setting"])
-    number, share = payload["number"], payload["share"]
-    teacher = _teacher(protocol, places, net, loss, setting, number, share=share)
+    asked = Asked.by_task(given)
+    taught = teacher(protocol, places, asked)
     test = measured_source(protocol, places.data)
-    uniform = float(_loss(protocol, loss)(torch.zeros(1, test.num_classes), torch.zeros(1, dtype=torch.int64)))
-    path = levelled([row["train_loss"][0] for row in teacher.fitted.history], uniform)
-    diverged = _diverged(teacher.fitted)
+    uniform = float(loss_of(protocol, asked.loss)(torch.zeros(1, test.num_classes), torch.zeros(1, dtype=torch.int64)))
+    path = levelled([row["train_loss"][0] for row in taught.fitted.history], uniform)
+    refused = diverged(taught.fitted)
     for arm, (of, scaled) in ARMS.items():
-        if of == loss:
-            if diverged:
-                yield {"net": net, "arm": arm, "seed": number, "share": share, "refused": diverged}
+        if of == asked.loss:
+            about = {"net": asked.net, "arm": arm, "seed": asked.number, "share": asked.share}
+            if refused:
+                yield about | {"refused": refused}
                 continue
-            temperature = _temperature(protocol, teacher) if scaled else 1.0
-            about = {"net": net, "arm": arm, "seed": number, "share": share, "temperature": short(temperature)}
+            temperature = held_out_temperature(protocol, taught) if scaled else 1.0
+            about["temperature"] = short(temperature)
             for checkpoint in ("last",) if scaled else CHECKPOINTS:
-                frozen = teacher.fitted.teacher(checkpoint, temperature)
-                scores = _scores(protocol, teacher.fitted, checkpoint, frozen, test)
+                frozen = taught.fitted.teacher(checkpoint, temperature)
+                scores = _scores(protocol, taught.fitted, checkpoint, frozen, test)
                 yield about | {"checkpoint": checkpoint, **scores, **path}
 
 
@@ -224,46 +132,20 @@ def _scores(protocol: Protocol, fitted: Fitted, checkpoint: str, net: nn.Module,
     return row | {name: short(path[name]) for name in names if name in path}
 
 
-def _diverged(fitted: Fitted) -> str | None:
-    epoch = fitted.diverged[0]
-    return None if epoch is None else f"diverged in epoch {epoch}"
-
-
 # ------------------------------------------------------------------------------------------------------------ students
 
 
-def _student(protocol: Protocol, places: Places, payload: Mapping[str, Any]) -> Iterator[Row]:
+def _student(protocol: Protocol, places: Places, given: Mapping[str, Any]) -> Iterator[Row]:
     """A student of a seed by one method from one teacher; or the sentence by which the method refuses."""
-    pair: Pair = tuple(payload["pair"])
-    method_name, arm, number, share = payload["method"], payload["arm"], payload["number"], payload["share"]
-    source = training_source(protocol, number, places.data, share)
-    validation = validation_share(protocol, share)
-    seed = draw_seed(protocol, number, "student")
-    about = {"pair": list(pair), "method": method_name, "arm": arm, "seed": number, "share": share}
-    frozen: nn.Module | None = None
-    if method_name != SCRATCH:
-        loss, scaled = ARMS[arm]
-        taught = _teacher(protocol, places, pair[0], loss, tuple(payload["setting"]), number, share=share)
-        if _diverged(taught.fitted):
-            yield about | {"refused": f"its teacher {_diverged(taught.fitted)}"}
-            return
-        frozen = taught.fitted.teacher("last", _temperature(protocol, taught) if scaled else 1.0)
-
-    net = _net(pair[1], source, seed)
-
-    def make() -> Method:
-        return student_method(protocol, method_name, net, frozen, source, seed, validation, payload["options"])
-
-    two = source.batch(torch.arange(2)).x
-    refused = None if frozen is None else refusal(make, net, frozen.to("cpu"), two)
-    if refused is not None:
-        yield about | {"refused": refused}
+    names = {"pair": "pair", "method": "method", "arm": "arm", "seed": "number", "share": "share"}
+    about = {name: given[key] for name, key in names.items()}
+    try:
+        fitted = fit(**student_training(protocol, places, given))
+    except Refused as refused:
+        yield about | {"refused": str(refused)}
         return
-    recipe = student_recipe(protocol, method_name, pair[1], validation, pair[0])
-    name = f"{pair[0] or 'labels'}-{pair[1]}/{method_name}-{arm}/{share:g}-{number}"
-    fitted = _trained(protocol, net, source, make(), recipe, seed, places.folder / "students" / name, frozen)
-    if _diverged(fitted):
-        yield about | {"refused": _diverged(fitted)}
+    if refusal := diverged(fitted):
+        yield about | {"refused": refusal}
         return
     test = measured_source(protocol, places.data)
     for checkpoint in CHECKPOINTS:
@@ -271,8 +153,4 @@ def _student(protocol: Protocol, places: Places, payload: Mapping[str, Any]) -> 
         yield about | {"checkpoint": checkpoint, **scores}
 
 
-_STAGES: Mapping[str, Callable[[Protocol, Places, Mapping[str, Any]], Iterator[Row]]] = {
-    "tune": _tune,
-    "teach": _teach,
-    "student": _student,
-}
+_STAGES: Mapping[str, Stage] = {"tune": _tune, "teach": _teach, "student": _student}

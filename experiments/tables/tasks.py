@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bcpd.provenance import Stopwatch, provenance, source_digest
-from bcpd.runs import Progress, Store, Task, Trial, choose, sweep
+from bcpd.provenance import Stopwatch, provenance
+from bcpd.runs import Report, Stages, Task, Trial, choose, landed
 from experiments.tables.analysis import differences, reading, values
 from experiments.tables.methods import SCRATCH
+from experiments.tables.places import Places, number_together
 from experiments.tables.reference import CLAIMS, FEW_SHOT, SOURCES, published_accuracy, published_network
 from experiments.tables.spec import ARMS, DATASETS, EXPERIMENTS, METHODS, STAND_INS, Tables
-from experiments.tables.stages import LATE, LATE_GAIN, LEFT, work
+from experiments.tables.stages import LATE, LATE_GAIN, LEFT, train_together, work
 
 __all__ = ["collect", "run"]
 
-Report = Callable[[str, int, int], None]
 Row = dict[str, Any]
 Setting = tuple[float, float]
 
-TRAINING_CODE = tuple(f"experiments.tables.{name}" for name in ("images", "methods", "stages"))
+TRAINING_CODE = tuple(f"experiments.tables.{name}" for name in ("images", "methods", "training", "stages"))
 """What rows depend on beside their task."""
-
-STAGES = ("tuning", "teachers", "students")
 
 
 def run(
@@ -35,6 +32,7 @@ def run(
     progress: Report | None = None,
     processes: int | None = None,
     teachers: Path | None = None,
+    together: int | None = None,
 ) -> dict[str, Any]:
     """Run an experiment: tune the teachers, then seed by seed train them and the students of every method.
 
@@ -46,49 +44,38 @@ def run(
         folder: where tasks and students are kept.
         data: the folder of the real data sets, where one is needed.
         progress: ``(stage, done, total)`` after every task.
-        processes: at once, one thread each; by default the cores.
+        processes: at once, one thread each, where ``together`` is 1; by default the cores, and one for a GPU.
         teachers: where teachers are kept, by the digest of all that they are made from: experiments that share the
             folder share them. By default below ``folder``.
+        together: trainings side by side in this process (:func:`bcpd.train.fit_side_by_side`), students of one
+            teacher next to each other; by default :data:`experiments.tables.places.TOGETHER`.
     Returns:
         results of kind ``tables``, JSON-able.
     Raises:
-        ValueError: data that are needed and not given. FileNotFoundError: without their files.
+        ValueError: data that are needed and not given, or nothing together. FileNotFoundError: without their files.
     """
-    needed = DATASETS[spec.protocol.dataset].images
-    if needed != "digits" and data is None:
-        raise ValueError(f"{spec.experiment} at scale {spec.scale!r} needs the folder of {needed} (--data DIR)")
-    watch = Stopwatch(folder / "seconds.json")
-    local = {
-        "folder": str(folder),
-        "teachers": str(teachers or folder / "teachers"),
-        "data": None if data is None else str(data),
-    }
-    tasks = _Tasks(spec, local)
-
-    def swept(stage: str, wanted: Sequence[Task], title: str) -> list[Row]:
-        def report(state: Progress) -> None:
-            watch.lap()
-            if progress is not None:
-                progress(title, state.done, state.total)
-
-        with Store(_path(folder, stage), identity=_identity()) as store:
-            return sweep(store, wanted, work, processes=processes, progress=report)
-
-    trials = [trial for net in spec.teacher_nets for loss in spec.losses for trial in _tuned(tasks, net, loss, swept)]
+    places = Places.of_run(f"{spec.experiment} at scale {spec.scale!r}", spec.protocol, folder, data, teachers)
+    group, processes = number_together(spec.protocol, together, processes)
+    stages = Stages(
+        folder,
+        work,
+        TRAINING_CODE,
+        progress=progress,
+        processes=processes,
+        train_together=train_together,
+        together=group,
+    )
+    tasks = _Tasks(spec, places.local())
+    trials = [trial for net in spec.teacher_nets for loss in spec.losses for trial in _tuned(tasks, net, loss, stages)]
     settings = _settings(trials)
     for number in range(spec.seeds):
-        swept("teachers", list(tasks.teachers(settings, number)), f"teachers of seed {number}")
-        swept("students", list(tasks.students(settings, number)), f"students of seed {number}")
-    watch.lap()
+        stages.sweep("teachers", list(tasks.teachers(settings, number)), f"teachers of seed {number}")
+        students = list(tasks.students(settings, number))
+        if group > 1:
+            students.sort(key=lambda task: (task.payload["share"], task.payload["pair"], task.payload["arm"]))
+        stages.sweep("students", students, f"students of seed {number}")
+    stages.seconds()
     return collect(spec, folder)
-
-
-def _path(folder: Path, stage: str) -> Path:
-    return folder / f"{stage}.jsonl"
-
-
-def _identity() -> str:
-    return hashlib.blake2b(source_digest(*TRAINING_CODE).encode(), digest_size=10).hexdigest()
 
 
 class _Tasks:
@@ -146,17 +133,15 @@ class _Tasks:
         )
 
 
-def _tuned(
-    tasks: _Tasks, net: str, loss: str, swept: Callable[[str, Sequence[Task], str], list[Row]]
-) -> list[tuple[str, Trial]]:
+def _tuned(tasks: _Tasks, net: str, loss: str, stages: Stages) -> list[tuple[str, Trial]]:
     """Rates at the middle decay, then the other decays at the best rate; the trials, marked, with their net."""
     rates, decays = tasks.spec.rates[loss], tasks.spec.decays[loss]
     title = f"tuning of {net} with {loss}"
     middle = decays[(len(decays) - 1) // 2]
-    rows = swept("tuning", list(tasks.tuning(net, loss, [(rate, middle) for rate in rates])), title)
+    rows = stages.sweep("tuning", list(tasks.tuning(net, loss, [(rate, middle) for rate in rates])), title)
     best = choose(_trials(rows))[0].learning_rate
     others = [(best, decay) for decay in decays if decay != middle]
-    rows += swept("tuning", list(tasks.tuning(net, loss, others)), title)
+    rows += stages.sweep("tuning", list(tasks.tuning(net, loss, others)), title)
     return [(net, trial) for trial in choose(_trials(rows))[1]]
 
 
@@ -178,7 +163,7 @@ def collect(spec: Tables, folder: Path) -> dict[str, Any]:
         ValueError: nothing has landed that belongs to the specification.
     """
     tasks = _Tasks(spec, {})
-    tuned = _landed(folder, "tuning")
+    tuned = landed(folder, "tuning")
     trials: list[tuple[str, Trial]] = []
     for net in spec.teacher_nets:
         for loss in spec.losses:
@@ -197,7 +182,7 @@ def collect(spec: Tables, folder: Path) -> dict[str, Any]:
     teachers: list[Row] = []
     students: list[Row] = []
     if wanted <= settings.keys():
-        taught, learned = _landed(folder, "teachers"), _landed(folder, "students")
+        taught, learned = landed(folder, "teachers"), landed(folder, "students")
         for number in range(spec.seeds):
             teachers += _rows(taught, tasks.teachers(settings, number))
             students += _rows(learned, tasks.students(settings, number))
@@ -206,17 +191,8 @@ def collect(spec: Tables, folder: Path) -> dict[str, Any]:
     return _results(spec, folder, trials, teachers, students)
 
 
-def _landed(folder: Path, stage: str) -> dict[str, list[Row]]:
-    """Rows by task."""
-    path = _path(folder, stage)
-    if not path.exists():
-        return {}
-    with Store(path, read_only=True) as store:
-        return {key: list(store.rows([key])) for key in store.done}
-
-
-def _rows(landed: Mapping[str, list[Row]], tasks: Iterator[Task]) -> list[Row]:
-    return [row for task in tasks for row in landed.get(task.key, [])]
+def _rows(found: Mapping[str, list[Row]], tasks: Iterator[Task]) -> list[Row]:
+    return [row for task in tasks for row in found.get(task.key, [])]
 
 
 def _results(

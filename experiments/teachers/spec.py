@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bcpd.nets import NETS
-from bcpd.train.execution import EAGER, Execution
 from experiments import tables
 from experiments.tables.spec import Protocol
 from experiments.teachers.search import Grid
@@ -45,7 +44,6 @@ class Teachers:
         search_epochs: of the trainings that choose; 0 for as many as the teachers have.
         start_epochs: of cross-entropy, in :data:`STARTED`; not scaled to the length of a training.
         grids: of every loss.
-        execution: how steps are computed; another one makes other teachers.
     Raises:
         ValueError: unknown names, a loss without a grid, a start or warm-up that a training has no room for.
     """
@@ -58,7 +56,6 @@ class Teachers:
     search_epochs: int = 0
     start_epochs: int = 5
     grids: Mapping[str, Grid] = field(default_factory=dict)
-    execution: Execution = EAGER
 
     def __post_init__(self) -> None:
         for name, known in (("nets", tuple(NETS)), ("losses", LOSSES)):

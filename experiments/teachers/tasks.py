@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bcpd.provenance import Stopwatch, provenance, source_digest
-from bcpd.runs import Progress, Store, Task, sweep
-from experiments.tables.spec import DATASETS
+from bcpd.provenance import Stopwatch, provenance
+from bcpd.runs import Report, Stages, Task, landed
+from experiments.tables.places import Places, number_together
 from experiments.teachers.analysis import differences, values
 from experiments.teachers.search import Setting, chosen, edges, next_settings
 from experiments.teachers.spec import Teachers
 from experiments.teachers.stages import train_together, work
 from experiments.teachers.words import notes, reading
 
-__all__ = ["TOGETHER", "collect", "plan", "run"]
+__all__ = ["collect", "plan", "run"]
 
-Report = Callable[[str, int, int], None]
 Row = dict[str, Any]
-Sweep = Callable[[str, Sequence[Task], str], list[Row]]
 
 TRAINING_CODE = (
-    *(f"experiments.tables.{name}" for name in ("images", "methods", "stages")),
+    *(f"experiments.tables.{name}" for name in ("images", "methods", "training", "stages")),
     "experiments.teachers.stages",
 )
 """What rows depend on beside their task."""
-
-TOGETHER: Mapping[str, int] = {"cpu": 1, "cuda": 4}
-"""Trainings that go side by side in one process, by device."""
 
 SEARCHED = "tuning-0"
 """The seed that settings are chosen on; it is not reported, and the tables choose theirs on it too."""
@@ -58,60 +52,31 @@ def run(
         teachers: where teachers are kept, by the digest of all that they are made from, as the tables keep theirs. By
             default below ``folder``.
         together: trainings side by side in this process (:func:`bcpd.train.fit_side_by_side`); by default
-            :data:`TOGETHER`.
+            :data:`experiments.tables.places.TOGETHER`.
     Returns:
         results of kind ``teachers``, JSON-able.
     Raises:
         ValueError: data that are needed and not given, or nothing together. FileNotFoundError: without their files.
     """
-    needed = DATASETS[spec.protocol.dataset].images
-    if needed != "digits" and data is None:
-        raise ValueError(f"teachers at scale {spec.scale!r} need the folder of {needed} (--data DIR)")
-    device = spec.protocol.device.partition(":")[0]
-    group = TOGETHER.get(device, 1) if together is None else together
-    if group < 1:
-        raise ValueError(f"together must be at least 1, received {together}")
-    if processes is None and (group > 1 or device != "cpu"):
-        processes = 1
-    watch = Stopwatch(folder / "seconds.json")
-    local = {
-        "folder": str(folder),
-        "teachers": str(teachers or folder / "teachers"),
-        "data": None if data is None else str(data),
-    }
-    tasks = _Tasks(spec, local)
-
-    def swept(stage: str, wanted: Sequence[Task], title: str) -> list[Row]:
-        def report(state: Progress) -> None:
-            watch.lap()
-            if progress is not None:
-                progress(title, sum(task.key in store.done for task in wanted), len(wanted))
-
-        with Store(_path(folder, stage), identity=_identity()) as store:
-            pending = [task for task in wanted if task.key not in store.done]
-            if group > 1 and stage != "images":
-                for start in range(0, len(pending), group):
-                    side_by_side = pending[start : start + group]
-                    train_together([task.given for task in side_by_side])
-                    sweep(store, side_by_side, work, processes=1, progress=report)
-            apart = processes if len(pending) > 1 else 1  # another process would only have to start
-            return sweep(store, wanted, work, processes=apart, progress=report)
-
-    swept("images", [tasks.images()], "test images")
+    places = Places.of_run(f"the search of teachers at scale {spec.scale!r}", spec.protocol, folder, data, teachers)
+    group, processes = number_together(spec.protocol, together, processes)
+    stages = Stages(
+        folder,
+        work,
+        TRAINING_CODE,
+        progress=progress,
+        processes=processes,
+        train_together=train_together,
+        together=group,
+    )
+    tasks = _Tasks(spec, places.local())
+    stages.sweep("images", [tasks.images()], "test images", alone=True)
     for net in spec.nets:
-        settings = _searched(tasks, net, swept)
+        settings = _searched(tasks, net, stages)
         for number in range(spec.seeds):
-            swept("teachers", list(tasks.teachers(net, settings, number)), f"teachers {net} of seed {number}")
-    watch.lap()
+            stages.sweep("teachers", list(tasks.teachers(net, settings, number)), f"teachers {net} of seed {number}")
+    stages.seconds()
     return collect(spec, folder)
-
-
-def _path(folder: Path, stage: str) -> Path:
-    return folder / f"{stage}.jsonl"
-
-
-def _identity() -> str:
-    return hashlib.blake2b(source_digest(*TRAINING_CODE).encode(), digest_size=10).hexdigest()
 
 
 class _Tasks:
@@ -136,7 +101,6 @@ class _Tasks:
             setting=list(setting),
             number=number,
             start_epochs=self.spec.start_epochs,
-            execution=self.spec.execution.describe(),
         )
 
     def images(self) -> Task:
@@ -156,12 +120,12 @@ class _Tasks:
                 yield self._training("teach", f"{number}", epochs, net, loss, settings[loss], number)
 
 
-def _searched(tasks: _Tasks, net: str, swept: Sweep) -> dict[str, Setting]:
+def _searched(tasks: _Tasks, net: str, stages: Stages) -> dict[str, Setting]:
     """The chosen setting of every loss; the searches go on together. A loss whose rates all diverge has none."""
     grids, losses = tasks.spec.grids, tasks.spec.losses
     scores: dict[str, dict[Setting, float]] = {loss: {} for loss in losses}
     while todo := [(loss, setting) for loss in losses for setting in next_settings(grids[loss], scores[loss])]:
-        rows = swept("search", [tasks.trial(net, *each) for each in todo], f"search of {net}")
+        rows = stages.sweep("search", [tasks.trial(net, *each) for each in todo], f"search of {net}")
         for (loss, setting), row in zip(todo, rows, strict=True):
             scores[loss][setting] = float(row["score"])
     found = {loss: chosen(grids[loss], scores[loss]) for loss in losses}
@@ -178,7 +142,7 @@ def collect(spec: Teachers, folder: Path) -> dict[str, Any]:
         ValueError: nothing has landed that belongs to the specification.
     """
     tasks = _Tasks(spec, {})
-    tried, taught, images = (_landed(folder, stage) for stage in ("search", "teachers", "images"))
+    tried, taught, images = (landed(folder, stage) for stage in ("search", "teachers", "images"))
     trials: list[Row] = []
     rows: list[Row] = []
     for net in spec.nets:
@@ -216,23 +180,14 @@ def collect(spec: Teachers, folder: Path) -> dict[str, Any]:
     }
 
 
-def _landed(folder: Path, stage: str) -> dict[str, list[Row]]:
-    """Rows by task."""
-    path = _path(folder, stage)
-    if not path.exists():
-        return {}
-    with Store(path, read_only=True) as store:
-        return {key: list(store.rows([key])) for key in store.done}
-
-
-def _replayed(tasks: _Tasks, net: str, loss: str, landed: Mapping[str, list[Row]]) -> tuple[list[Row], Setting | None]:
+def _replayed(tasks: _Tasks, net: str, loss: str, found: Mapping[str, list[Row]]) -> tuple[list[Row], Setting | None]:
     """The trials that the search asks for, as far as they have landed, marked; and its choice, where it is over."""
     grid = tasks.spec.grids[loss]
     scores: dict[Setting, float] = {}
     rows: dict[Setting, Row] = {}
     while todo := next_settings(grid, scores):
-        there = {setting: landed.get(tasks.trial(net, loss, setting).key) for setting in todo}
-        rows |= {setting: found[0] for setting, found in there.items() if found}
+        there = {setting: found.get(tasks.trial(net, loss, setting).key) for setting in todo}
+        rows |= {setting: own[0] for setting, own in there.items() if own}
         if len(rows) < len(scores) + len(todo):
             return [row | {"chosen": False, "edge": []} for row in rows.values()], None
         scores |= {setting: float(rows[setting]["score"]) for setting in todo}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,8 +15,8 @@ import torch
 from bcpd.data import InMemory
 from bcpd.distill import Supervised
 from bcpd.mixtures import paper_toy
-from bcpd.provenance import Stopwatch, provenance, source_digest
-from bcpd.runs import Progress, Store, Task, Trial, choose, sweep
+from bcpd.provenance import provenance
+from bcpd.runs import Report, Stages, Task, Trial, choose, landed
 from bcpd.stats import mean_interval, paired_difference
 from bcpd.train import Recipe, fit
 from bcpd.train import plan as replica_plan
@@ -49,7 +47,6 @@ from experiments.when_mse_wins.training import network
 
 __all__ = ["calibrate", "plan", "run"]
 
-Report = Callable[[str, int, int], None]
 Row = dict[str, Any]
 
 TRAINING_CODE = tuple(f"experiments.when_mse_wins.{name}" for name in ("spec", "training", "stages"))
@@ -77,15 +74,22 @@ def run(spec: Map, folder: Path, progress: Report | None = None, processes: int 
     Returns:
         results of kind ``when-mse-wins``, JSON-able; ``seconds`` are those of all sessions that the folder has seen.
     """
-    watch = Stopwatch(folder / "seconds.json")
-    progress = _timed(watch, progress)
-    worlds = _worlds(spec, folder, progress, processes)
+    stages = Stages(
+        folder,
+        work,
+        TRAINING_CODE,
+        settings=asdict(spec.protocol),
+        progress=progress,
+        processes=processes,
+        small=COST_OF_PROCESSES,
+    )
+    worlds = _worlds(spec, stages)
     tuning_tasks = _tuning_tasks(spec, worlds)
-    tuned = _sweep(spec, folder / "tuning.jsonl", tuning_tasks, progress, processes, "tuning")
+    tuned = _swept(stages, "tuning", tuning_tasks)
     trials = {cell.name: _trials(rows) for cell, rows in _by_cell(spec, tuning_tasks, tuned).items()}
     rates = {name: _chosen(found) for name, found in trials.items()}
     tasks = _main_tasks(spec, worlds, rates)
-    found = _sweep(spec, folder / "rows.jsonl", tasks, progress, processes, "trainings")
+    found = _swept(stages, "rows", tasks, "trainings")
     rows = {cell.name: own for cell, own in _by_cell(spec, tasks, found).items()}
     equality = [row for row in rows[spec.base.name] if row["role"] == "equality"]
     rows[spec.base.name] = [row for row in rows[spec.base.name] if row["role"] != "equality"]
@@ -99,7 +103,7 @@ def run(spec: Map, folder: Path, progress: Report | None = None, processes: int 
         ),
         "spec": spec.describe(),
         "provenance": provenance(),
-        "seconds": round(watch.lap(), 1),
+        "seconds": stages.seconds(),
         "notes": _notes(spec),
         "base": spec.base.name,
         "cells": [_cell_record(spec, cell, worlds[_key(cell)], rates[cell.name]) for cell in spec.cells],
@@ -202,44 +206,21 @@ def calibrate(spec: Map) -> float:
 # --------------------------------------------------------------------------------------------------------------- tasks
 
 
-def _sweep(
-    spec: Map, path: Path, tasks: Sequence[Task], progress: Report | None, processes: int | None, name: str
-) -> list[Row]:
-    protocol = json.dumps(asdict(spec.protocol), sort_keys=True)
-    identity = hashlib.blake2b(f"{protocol} {source_digest(*TRAINING_CODE)}".encode(), digest_size=10).hexdigest()
-
-    def report(state: Progress) -> None:
-        if progress is not None:
-            progress(name, state.done, state.total)
-
-    if processes is None and sum(task.cost for task in tasks) < COST_OF_PROCESSES:
-        processes = 1
-    with Store(path, identity=identity) as store:
-        sweep(store, tasks, work, processes=processes, progress=report)
-        # every row knows its task, and so its cell
-        return [{"task": task.key, **row} for task in tasks for row in store.rows([task.key])]
-
-
-def _timed(watch: Stopwatch, report: Report | None) -> Report:
-    """Keep the time after every task."""
-
-    def told(stage: str, done: int, total: int) -> None:
-        if done:
-            watch.lap()
-        if report is not None:
-            report(stage, done, total)
-
-    return told
+def _swept(stages: Stages, stage: str, tasks: Sequence[Task], title: str | None = None) -> list[Row]:
+    """Every row knows its task, and so its cell."""
+    stages.sweep(stage, tasks, title)
+    rows = landed(stages.folder, stage)
+    return [{"task": task.key, **row} for task in tasks for row in rows[task.key]]
 
 
 def _key(cell: Cell) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in cell.world.items())
 
 
-def _worlds(spec: Map, folder: Path, progress: Report | None, processes: int | None) -> dict[str, Row]:
+def _worlds(spec: Map, stages: Stages) -> dict[str, Row]:
     cells = {_key(cell): cell for cell in spec.cells}
     tasks = [Task(f"world/{key}", _payload(spec, Cell(**cell.world), "world")) for key, cell in cells.items()]
-    rows = _sweep(spec, folder / "worlds.jsonl", tasks, progress, processes, "worlds")
+    rows = _swept(stages, "worlds", tasks)
     return dict(zip(cells, rows, strict=True))
 
 

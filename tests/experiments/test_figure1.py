@@ -347,7 +347,7 @@ def test_rows_of_other_training_code_are_not_taken_up(
     tiny: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, folder = tiny
-    monkeypatch.setattr("experiments.figure1.tasks.source_digest", lambda *_: "another")
+    monkeypatch.setattr("bcpd.runs.stages.source_digest", lambda *_: "another")
     with pytest.raises(StoreError, match="belongs to another experiment"):
         run(TINY, folder)
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ from bcpd.distill import Supervised
 from bcpd.losses import LOSSES, Loss
 from bcpd.nets import NETS, build
 from bcpd.report import build_report
-from bcpd.train import Recipe, fit
-from experiments.tables import EXPERIMENTS, SCALES, Tables, collect, plan, run, specification
+from bcpd.train import Execution, Recipe, fit
+from experiments.tables import EXPERIMENTS, SCALES, Tables, collect, plan, run, specification, tasks
 from experiments.tables.analysis import ALL, TEACHER, differences, reading, values
 from experiments.tables.methods import student_method, student_recipe
+from experiments.tables.places import Places
 from experiments.tables.planning import calibrate
 from experiments.tables.reference import published_accuracy, published_network
 from experiments.tables.spec import ARMS, LOGIT_METHODS, METHODS, Protocol
-from experiments.tables.stages import Places, levelled, teacher_folder, teacher_identity
+from experiments.tables.stages import levelled, train_together
+from experiments.tables.training import Asked, teacher_folder, teacher_identity
 
 SMALL = {"train": 80, "test": 60, "epochs": 1, "rates": dict.fromkeys(("ce", "mse", "ls"), (0.1,)), "validation": 0.2}
 
@@ -154,8 +156,7 @@ def test_a_teacher_is_the_same_for_every_experiment_that_asks_for_it(tmp_path: P
 
     def folder(experiment: str, share: float = 1.0, **changes: Any) -> Path:
         protocol = specification(experiment, "reduced", **changes).protocol
-        about = ("resnet20", "ce", (0.1, 5e-4), 0, protocol.epochs, share)
-        return teacher_folder(places, teacher_identity(protocol, *about))
+        return teacher_folder(places, teacher_identity(protocol, Asked("resnet20", "ce", (0.1, 5e-4), 0, share=share)))
 
     same = folder("table1")
     assert folder("figure2") == folder("fewshot", share=0.25) == same
@@ -165,10 +166,11 @@ def test_a_teacher_is_the_same_for_every_experiment_that_asks_for_it(tmp_path: P
         folder("table1", epochs=16),
         folder("table1", train=9000),
         folder("table1", seed=1),
+        folder("table1", execution=Execution("bfloat16")),
         folder("figure2", share=0.25, teacher_sees="share"),
         folder("fewshot", share=0.25, teacher_sees="share"),
     ]
-    assert len({same, *others}) == 7
+    assert len({same, *others}) == 8
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -351,6 +353,46 @@ def test_a_run_goes_on_with_what_it_has(ran: tuple[dict[str, Any], Path], no_tra
     part = collect(small(seeds=3, methods=("kd", "at")), folder / "rows")
     assert part["rows"] == results["rows"]
     assert "1 of 3 seeds have landed" in part["notes"][0]
+
+
+@pytest.mark.slow
+def test_side_by_side_the_rows_are_the_same(ran: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """And the networks behind them; students of one teacher are next to each other."""
+    _, folder = ran
+    options: dict[str, Any] = {"methods": ("kd", "sp"), "teachers": ("ce", "mse", "mse+T"), "seeds": 1}
+    groups: list[list[tuple[str, str]]] = []
+
+    def told(given: Sequence[dict[str, Any]]) -> None:
+        groups.append([(one.get("method", one["stage"]), one.get("arm", one.get("loss", ""))) for one in given])
+        train_together(given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "train_together", told)
+        together = run(small(**options), tmp_path, together=3)
+    alone = run(small(**options), folder / "rows", processes=1, teachers=folder / "teachers")
+    assert together["rows"] == alone["rows"]
+    assert groups[-2:] == [
+        [("scratch", "labels"), ("kd", "ce"), ("sp", "ce")],
+        [("kd", "mse"), ("sp", "mse"), ("kd", "mse+T")],
+    ]
+
+
+@pytest.mark.slow
+def test_students_look_up_their_teacher_where_they_see_rows(tmp_path: Path) -> None:
+    """The same students up to rounding; a method that sees maps has the teacher itself."""
+    spec = small(methods=("kd", "sp"), teachers=("mse",), seeds=1, dataset="digits")
+    places = {"folder": tmp_path / "rows", "teachers": tmp_path / "teachers"}
+    live = run(spec, places["folder"], teachers=places["teachers"], processes=1)
+    tabled = replace(spec, protocol=replace(spec.protocol, table=True))
+    found = run(tabled, tmp_path / "tabled", teachers=places["teachers"], processes=1)
+    for row, own in zip(found["rows"], live["rows"], strict=True):
+        assert row["train_loss"] == pytest.approx(own["train_loss"], rel=1e-4)
+    described = {
+        method: json.loads(next((tmp_path / "tabled" / "students").glob(f"*/{method}-mse/*/spec.json")).read_text())
+        for method in ("kd", "sp")
+    }
+    assert described["kd"]["table"]["views"] == ["logits", "pooled"]
+    assert "table" not in described["sp"]
 
 
 def test_students_of_two_losses_share_everything_but_the_teacher(ran: tuple[dict[str, Any], Path]) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from bcpd.runs import read_results
 from bcpd.stats import crossed_mean_interval, mean_interval
 from bcpd.train import Execution
 from experiments.tables import stages as tables
+from experiments.tables import training
+from experiments.tables.places import Places
 from experiments.tables.spec import Protocol
 from experiments.teachers import SCALES, Teachers, collect, plan, run, specification, stages
 from experiments.teachers.search import BEYOND, Grid, Setting, chosen, edges, next_settings
@@ -244,7 +247,7 @@ def test_a_wrong_specification_is_refused(changes: dict[str, Any], named: str) -
 
 
 def test_data_that_are_needed_are_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="need the folder of cifar100"):
+    with pytest.raises(ValueError, match="needs the folder of cifar100"):
         run(specification("reduced"), tmp_path)
     with pytest.raises(ValueError, match="together must be at least 1, received 0"):
         run(specification("smoke"), tmp_path, together=0)
@@ -382,7 +385,7 @@ def test_a_table_takes_a_teacher_from_here(
     spec = small()
     payload = {"stage": "tune", "net": "resnet8x0.5", "loss": "mse", "setting": [0.1, 5e-4], "epochs": 2}
     places = {"folder": str(tmp_path), "teachers": str(folder / "teachers"), "data": None}
-    protocol = {name: getattr(spec.protocol, name) for name in spec.protocol.__dataclass_fields__}
+    protocol = asdict(spec.protocol)
     (row,) = tables.work({**payload, **places, "protocol": protocol})
     (own,) = [r for r in ran[0]["search"] if (r["loss"], r["warm_up"]) == ("mse", 0.0)]
     assert row["score"] == own["score"]
@@ -391,22 +394,23 @@ def test_a_table_takes_a_teacher_from_here(
 
 
 def test_what_makes_another_teacher_has_another_folder(tmp_path: Path) -> None:
-    protocol = small().protocol
+    protocols = [small(execution=Execution(precision)).protocol for precision in ("float32", "bfloat16")]
     plain = {"net": "resnet20", "loss": "mse", "setting": [0.1, 5e-4, 0.0], "number": 0, "start_epochs": 1}
-    plain |= {"execution": Execution().describe()}
-    fast = Execution(precision="bfloat16").describe()
     payloads = [
         plain,
         {**plain, "setting": [0.1, 5e-4, 1.0]},
-        {**plain, "execution": fast},
         {**plain, "loss": STARTED},
         {**plain, "loss": STARTED, "start_epochs": 2},
     ]
-    places = tables.Places(tmp_path, tmp_path, None)
-    folders = [tables.teacher_folder(places, stages.identity(protocol, payload)) for payload in payloads]
-    assert len(set(folders)) == len(folders)
-    same = tables.teacher_identity(protocol, "resnet20", "mse", (0.1, 5e-4), 0, protocol.epochs, 1.0)
-    assert stages.identity(protocol, {**plain, "start_epochs": 3}) == same  # a start that it does not have
+    places = Places(tmp_path, tmp_path, None)
+    folders = [
+        training.teacher_folder(places, stages.identity(protocol, payload))
+        for protocol in protocols
+        for payload in payloads
+    ]
+    assert len(set(folders)) == len(folders) == 8
+    same = training.teacher_identity(protocols[0], training.Asked("resnet20", "mse", (0.1, 5e-4), 0))
+    assert stages.identity(protocols[0], {**plain, "start_epochs": 3}) == same  # a start that it does not have
 
 
 @pytest.mark.slow
@@ -416,13 +420,13 @@ def test_side_by_side_and_after_a_stop_the_rows_are_the_same(
     results, _ = ran
     spec = small(losses=("ce", STARTED), seeds=1)
     groups: list[int] = []
-    right = stages.fit_side_by_side
+    right = training.fit_side_by_side
 
     def together(trainings: Any) -> Any:
         groups.append(len(trainings))
         return right(trainings)
 
-    monkeypatch.setattr(stages, "fit_side_by_side", together)
+    monkeypatch.setattr(training, "fit_side_by_side", together)
 
     def leave(stage: str, done: int, total: int) -> None:
         if stage.startswith("teachers") and done == 1:
@@ -460,7 +464,7 @@ def test_a_temperature_is_fitted_to_what_the_teacher_held_out(
         seen.append(float(-log_q.gather(1, y[:, None]).mean()))
         return 1.0
 
-    monkeypatch.setattr(stages, "fit_temperature", spy)
+    monkeypatch.setattr(training, "fit_temperature", spy)
     no_training()
     (folder / "rows" / "teachers.jsonl").rename(folder / "rows" / "teachers.before")
     try:
@@ -519,7 +523,7 @@ def test_the_command_line_plans_and_refuses(tmp_path: Path, capsys: pytest.Captu
         (["--net", "resnet21"], "nets must be some of"),
         (["--together", "0"], "--together must be at least 1, received 0"),
         (["--so-far", "--out", str(tmp_path / "none")], "no trial of teachers"),
-        (["--scale", "reduced", "--out", str(tmp_path)], "need the folder of cifar100"),
+        (["--scale", "reduced", "--out", str(tmp_path)], "needs the folder of cifar100"),
         (["--graphs", "--out", str(tmp_path)], "needs CUDA, received device cpu"),
     ):
         assert cli.main(["run", "teachers", *arguments]) == 2

@@ -7,12 +7,16 @@ import pytest
 import torch
 from shared_runs import Conv, Dropping
 from small_world import mlp, same, world
+from torch import Tensor, nn
 
 import bcpd
-from bcpd.distill import KD, Supervised
+from bcpd.distill import DKD, KD, SP, Supervised
+from bcpd.nets import Views
 from bcpd.train import Execution, Fitted, Progress, Recipe, fit_side_by_side, turns
 
 SGD = Recipe(epochs=3, learning_rate=0.05, batch_size=8, weight_decay=0.01, validation=0.25)
+STEPS = 4
+"""Of an epoch of the 30 of 40 examples that are trained on, in batches of 8."""
 
 
 def trainings() -> list[dict[str, Any]]:
@@ -60,6 +64,61 @@ def test_they_take_turns() -> None:
 
     fit_side_by_side([{**arguments, "progress": tell(number)} for number, arguments in enumerate(trainings()[:2])], 4)
     assert told == [0, 1] * 3
+
+
+class Counted(nn.Module):
+    """A teacher that counts its forward passes in training: of batches of 8, and of the last one of 6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.asked = mlp(5, (9,)), 0
+
+    def forward(self, x: Tensor) -> Views:
+        self.__dict__["asked"] += len(x) in (8, 6)
+        views: Views = self.net(x)
+        return views
+
+
+def taught(teacher: nn.Module, seeds: tuple[int, ...] = (3, 3, 3)) -> list[dict[str, Any]]:
+    """Students of one teacher by different methods, with p* of other points measured along the way."""
+    shared = world()
+    methods = (KD(2.0), DKD(), SP())
+    common = {"source": shared, "recipe": SGD, "teacher": teacher}
+    return [
+        {"net": mlp(number), "method": method, "seed": seed, **common}
+        for number, (method, seed) in enumerate(zip(methods, seeds, strict=True))
+    ]
+
+
+def passes(teacher: Counted, *given: Any) -> int:
+    before = teacher.asked
+    fit_side_by_side(*given)
+    return teacher.asked - before
+
+
+def test_students_that_see_the_same_inputs_ask_their_teacher_once() -> None:
+    teacher = Counted()
+    epochs, steps = SGD.epochs, SGD.epochs * STEPS
+    assert passes(teacher, taught(teacher)[:1]) == passes(teacher, taught(teacher)) == steps
+    # in longer turns, or where one between sees other inputs, there is less to share
+    assert passes(teacher, taught(teacher), 2) == epochs * (3 * 2 + 2)  # shared: 8 and 6 in a turn
+    assert passes(teacher, taught(teacher, (3, 4, 3))) == 3 * steps
+    assert passes(teacher, taught(teacher, (3, 3, 4))) == 2 * steps
+
+
+def test_a_pass_that_is_shared_changes_nothing() -> None:
+    expected = [bcpd.fit(**arguments) for arguments in taught(mlp(5, (9,)))]
+    found = fit_side_by_side(taught(mlp(5, (9,))))
+    assert all(alike(left, right) for left, right in zip(expected, found, strict=True))
+
+
+def test_a_pass_of_other_inputs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison above can fail."""
+    expected = [bcpd.fit(**arguments) for arguments in taught(mlp(5, (9,)), (3, 4, 5))]
+    with monkeypatch.context() as wrong:
+        wrong.setattr(turns.torch, "equal", lambda left, right: True)
+        found = fit_side_by_side(taught(mlp(5, (9,)), (3, 4, 5)))
+    assert [alike(left, right) for left, right in zip(expected, found, strict=True)] == [False, False, False]
 
 
 def test_one_that_fails_leaves_the_others_to_be_resumed(tmp_path: Path) -> None:

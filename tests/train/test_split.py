@@ -7,7 +7,7 @@ import torch
 from small_world import Recorded, mlp, world
 
 import bcpd
-from bcpd.train import Recipe
+from bcpd.train import Recipe, validation_part
 from bcpd.train.split import halves, replica_seeds, split
 
 RECIPE = Recipe(epochs=3, learning_rate=0.1, batch_size=8, validation=0.25)
@@ -34,6 +34,21 @@ def test_validation_never_appears_in_a_training_batch() -> None:
     assert (len(train), len(validation)) == (30, 10)
     assert sorted([*train.tolist(), *validation.tolist()]) == list(range(40))
     assert set(chain(*recorded.indices())) == set(train.tolist())
+
+
+def test_the_validation_part_is_what_a_training_does_not_see() -> None:
+    source, recorded = world(), Recorded()
+    bcpd.fit(mlp(), source, recorded, RECIPE, seed=2)
+    seen = source.x[list(set(chain(*recorded.indices())))]
+    held = validation_part(source, 0.25, 2)
+    assert len(held) == 10
+    assert not (held.x[:, None] == seen).all(-1).any()
+    _, index = split(source, 0.25, [2], None)
+    assert index is not None
+    assert torch.equal(held.inputs(torch.arange(10)), source.inputs(index))
+    assert not torch.equal(held.x, validation_part(source, 0.25, 3).x)
+    with pytest.raises(ValueError, match="holds nothing back"):
+        validation_part(source, 0.0, 2)
 
 
 def test_each_replica_has_its_own_split_by_its_own_seed() -> None:
