@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ class Stages:
         progress: told after every task.
         processes: at once, one thread each; by default the cores.
         small: tasks that cost less than this in all are done in this process, where ``processes`` is not given.
-        train_together: prepares several tasks side by side in this process, given what ``work`` would receive; the
-            tasks then find it done.
+        train_together: as ``work``, but receives what several tasks would be given: prepares them side by side in one
+            process, so that they then find it done; gives no rows.
         together: how many; 1: none.
     Raises:
         ValueError: nothing together, or several and nothing that prepares them; a folder with a damaged clock.
@@ -46,7 +47,7 @@ class Stages:
         progress: Report | None = None,
         processes: int | None = None,
         small: float = 0.0,
-        train_together: Callable[[Sequence[Any]], None] | None = None,
+        train_together: Work | None = None,
         together: int = 1,
     ) -> None:
         if together < 1 or (together > 1 and train_together is None):
@@ -77,15 +78,24 @@ class Stages:
                     self.progress(title or stage, sum(task.key in store.done for task in tasks), len(tasks))
 
             pending = [task for task in tasks if task.key not in store.done]
-            if self.train_together is not None and self.together > 1 and not alone:
-                for start in range(0, len(pending), self.together):
-                    side_by_side = pending[start : start + self.together]
-                    self.train_together([task.given for task in side_by_side])
-                    sweep(store, side_by_side, self.work, processes=1, progress=report)
+            if self.together > 1 and not alone:
+                at_once = self.together * (self.processes or 1)
+                for start in range(0, len(pending), at_once):
+                    some = pending[start : start + at_once]
+                    self._prepare(some)
+                    sweep(store, some, self.work, processes=1, progress=report)
             processes = self.processes
             if len(pending) < 2 or (processes is None and sum(task.cost for task in tasks) < self.small):
                 processes = 1  # another process would only have to start
             return sweep(store, tasks, self.work, processes=processes, progress=report)
+
+    def _prepare(self, tasks: Sequence[Task]) -> None:
+        """Tasks in groups, a process each; they keep what they have done by themselves."""
+        assert self.train_together is not None
+        groups = [tasks[start : start + self.together] for start in range(0, len(tasks), self.together)]
+        prepared = [Task(f"{number}", [task.given for task in group]) for number, group in enumerate(groups)]
+        with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "groups.jsonl") as store:
+            sweep(store, prepared, self.train_together, processes=min(len(groups), self.processes or 1))
 
     def seconds(self) -> float:
         """Of all sessions that the folder has seen."""

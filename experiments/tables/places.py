@@ -45,7 +45,7 @@ class Places(NamedTuple):
 
 
 def number_together(protocol: Protocol, asked: int | None, processes: int | None) -> tuple[int, int | None]:
-    """Trainings side by side in a process, and processes: one where there are several, or a GPU.
+    """Trainings side by side in a process, and processes: where none were asked for, one for several, or for a GPU.
 
     Raises:
         ValueError: fewer than one training at once.

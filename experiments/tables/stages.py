@@ -45,7 +45,7 @@ def work(given: dict[str, Any]) -> list[Row]:
     return list(stage(Protocol(**given["protocol"]), Places.of_task(given), given))
 
 
-def train_together(several: Sequence[Mapping[str, Any]]) -> None:
+def train_together(several: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Train the networks of several tasks side by side, each in its folder: the tasks then only read them back."""
     trainings = []
     for given in several:
@@ -56,6 +56,7 @@ def train_together(several: Sequence[Mapping[str, Any]]) -> None:
         with contextlib.suppress(Refused):  # of which the task itself makes a row
             trainings.append(student_training(protocol, places, given))
     together(trainings)
+    return []
 
 
 def short(value: float) -> float:

@@ -51,9 +51,10 @@ def work(given: dict[str, Any]) -> list[Row]:
     return list(stage(given))
 
 
-def train_together(several: Sequence[Given]) -> None:
+def train_together(several: Sequence[Given]) -> list[Row]:
     """Train the networks of several tasks side by side, each in its folder: the tasks then only read them back."""
     together(training(given) for given in several)
+    return []
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -48,10 +48,10 @@ def run(
         folder: where tasks and log-probabilities are kept.
         data: the folder of the real data sets, where one is needed.
         progress: ``(stage, done, total)`` after every task.
-        processes: at once, one thread each, where ``together`` is 1; by default the cores, and one for a GPU.
+        processes: at once, one thread each; by default the cores, and one for a GPU or several trainings together.
         teachers: where teachers are kept, by the digest of all that they are made from, as the tables keep theirs. By
             default below ``folder``.
-        together: trainings side by side in this process (:func:`bcpd.train.fit_side_by_side`); by default
+        together: trainings side by side in a process (:func:`bcpd.train.fit_side_by_side`); by default
             :data:`experiments.tables.places.TOGETHER`.
     Returns:
         results of kind ``teachers``, JSON-able.

@@ -362,9 +362,9 @@ def test_side_by_side_the_rows_are_the_same(ran: tuple[dict[str, Any], Path], tm
     options: dict[str, Any] = {"methods": ("kd", "sp"), "teachers": ("ce", "mse", "mse+T"), "seeds": 1}
     groups: list[list[tuple[str, str]]] = []
 
-    def told(given: Sequence[dict[str, Any]]) -> None:
+    def told(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         groups.append([(one.get("method", one["stage"]), one.get("arm", one.get("loss", ""))) for one in given])
-        train_together(given)
+        return train_together(given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "train_together", told)

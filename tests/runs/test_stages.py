@@ -1,5 +1,6 @@
 """Stages sweep into one folder, go on after a stop, refuse what other code has left, and train several together."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ def double(given: Given) -> list[Given]:
     return [{"twice": 2 * given["number"], "prepared": prepared.exists()}]
 
 
-def prepare(several: list[Given]) -> None:
-    """Leaves a file for every task, that holds how many there were."""
+def prepare(several: list[Given]) -> list[Given]:
+    """Leaves a file for every task, that holds how many there were and where."""
     for given in several:
-        Path(given["folder"], f"{given['number']}").write_text(f"{len(several)}")
+        Path(given["folder"], f"{given['number']}").write_text(f"{len(several)} {os.getpid()}")
+    return []
 
 
 def tasks(folder: Path, *numbers: int) -> list[Task]:
@@ -82,11 +84,21 @@ def test_several_are_trained_together_and_then_read(tmp_path: Path) -> None:
     assert twice(rows) == [2, 4, 6, 8]
     assert [row["prepared"] for row in rows] == [True, False, True, True]
     # what had landed is in no group; the last group has what is left
-    assert [(tmp_path / f"{number}").read_text() for number in (1, 3, 4)] == ["2", "2", "1"]
+    assert [(tmp_path / f"{number}").read_text().split()[0] for number in (1, 3, 4)] == ["2", "2", "1"]
     assert [done for _, done, _ in told][-1] == 4
     assert {total for _, _, total in told} == {4}
     run.sweep("alone", tasks(tmp_path, 5, 6), alone=True)
     assert not (tmp_path / "5").exists()
+
+
+@pytest.mark.slow
+def test_groups_are_trained_in_processes_of_their_own(tmp_path: Path) -> None:
+    run = stages(tmp_path, train_together=prepare, together=2, processes=2)
+    assert twice(run.sweep("first", tasks(tmp_path, *range(7)))) == [2 * number for number in range(7)]
+    sizes, processes = zip(*((tmp_path / f"{number}").read_text().split() for number in range(7)), strict=True)
+    assert sizes == ("2", "2", "2", "2", "2", "2", "1")
+    assert processes[0] == processes[1] != processes[2] == processes[3]  # by twos, two groups at once
+    assert f"{os.getpid()}" not in processes[:4]
 
 
 @pytest.mark.parametrize("options", [{"together": 0}, {"together": 2}])
