@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bcpd.cli.console import out
-from bcpd.cli.studies import finish, print_plan
+from bcpd.cli.options import check_at_least_one
+from bcpd.cli.studies import finish, starts
 from bcpd.progress import Meter
 
 __all__ = ["add_compare"]
@@ -50,19 +50,14 @@ def add_compare(verbs: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from experiments.ladder import SCALES, plan, run
 
-    if arguments.processes is not None and arguments.processes < 1:
-        raise ValueError(f"--processes must be at least 1, received {arguments.processes}")
+    check_at_least_one(arguments, "processes")
     spec = replace(SCALES[arguments.scale], seed=arguments.seed)
     if arguments.ground:
         spec = replace(spec, grounds=tuple(dict.fromkeys(arguments.ground)))
     if arguments.device:
         spec = replace(spec, device=arguments.device)
-    if arguments.plan or arguments.scale == "full":
-        print_plan(plan(spec), f"compare --scale {arguments.scale}")
-        if arguments.plan or not arguments.go:
-            if not arguments.plan:
-                out.print("Nothing was started; add --go to start it.", markup=False)
-            return 0
+    if not starts(arguments, lambda: plan(spec), "compare"):
+        return 0
     folder = arguments.out or Path(f"runs/ladder-{arguments.scale}")
     # one process drives a GPU
     processes = arguments.processes or (None if spec.device == "cpu" else 1)

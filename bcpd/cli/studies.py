@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from bcpd.progress import Meter
 if TYPE_CHECKING:
     from bcpd.report.tables import Table as Cells
 
-__all__ = ["add_draws", "add_studies", "finish", "print_plan"]
+__all__ = ["add_draws", "add_studies", "finish", "print_plan", "starts"]
 
 STUDIES: Mapping[str, tuple[str, str]] = {
     "figure1": ("experiments.figure1", "student accuracy against the teacher's distance: as released, and separating"),
@@ -56,16 +56,22 @@ def _run(arguments: argparse.Namespace) -> int:
     check_at_least_one(arguments, "processes")
     module = _module(arguments.study)
     spec = _seeded(module.SCALES[arguments.scale], arguments.seed)
-    if arguments.plan or arguments.scale == "full":
-        print_plan(_plan(module, spec, arguments.processes), f"{arguments.study} --scale {arguments.scale}")
-        if arguments.plan or not arguments.go:
-            if not arguments.plan:
-                out.print("Nothing was started; add --go to start it.", markup=False)
-            return 0
+    if not starts(arguments, lambda: _plan(module, spec, arguments.processes), arguments.study):
+        return 0
     folder = arguments.out or Path(f"runs/{arguments.study}-{arguments.scale}")
     with Meter(arguments.study) as meter:
         results = module.run(spec, folder / "rows", meter.stage, arguments.processes)
     return finish(results, folder)
+
+
+def starts(arguments: argparse.Namespace, plan: Callable[[], Any], name: str) -> bool:
+    """Whether a run is to start; its plan is printed where that was asked for, and before all that is long."""
+    if not arguments.plan and arguments.scale != "full":
+        return True
+    print_plan(plan(), f"{name} --scale {arguments.scale}")
+    if not arguments.plan and not arguments.go:
+        out.print("Nothing was started; add --go to start it.", markup=False)
+    return arguments.go and not arguments.plan
 
 
 def _plan(module: ModuleType, spec: Any, processes: int | None) -> Any:
