@@ -3,43 +3,58 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from bcpd.cli.console import out
+from bcpd.cli.console import err, out
 from bcpd.progress import Meter
 
 __all__ = ["add_bench"]
 
+Report = Callable[[str, int, int], None]
+
 
 def add_bench(verbs: Any) -> None:
     """Add the verb to the parser."""
-    bench = verbs.add_parser("bench", help="measure speed and memory", description="Variants take turns, one thread.")
+    bench = verbs.add_parser("bench", help="measure speed and memory", description="Variants take turns.")
     benchmarks = bench.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     _add_posterior(benchmarks)
     _add_toy(benchmarks)
     _add_images(benchmarks)
+    _add_real(benchmarks)
+
+
+def _add_common(parser: argparse.ArgumentParser, rounds: int, written: str = "") -> None:
+    parser.add_argument("--rounds", type=int, default=rounds, help="timed turns of every variant; default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="PATH", help=f"write what was measured here{written}")
+
+
+def _measured(arguments: argparse.Namespace, measure: Callable[[Report], dict[str, Any]]) -> dict[str, Any]:
+    """What a benchmark finds, its progress shown; written where that was asked for."""
+    from bcpd.files import write_json
+
+    with Meter(f"bench {arguments.benchmark}") as meter:
+        results = measure(meter.stage)
+    if arguments.json is not None:
+        write_json(arguments.json, results)
+    return results
 
 
 def _add_posterior(benchmarks: Any) -> None:
     parser = benchmarks.add_parser("posterior", help="exact p* of many points, against scikit-learn")
     parser.add_argument("--points", type=int, default=10_000_000, help="default: %(default)s, which need 9 GB")
-    parser.add_argument("--rounds", type=int, default=3, help="timed calls of every variant; default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write what was measured here")
+    _add_common(parser, rounds=3)
     parser.set_defaults(run=_posterior)
 
 
 def _posterior(arguments: argparse.Namespace) -> int:
     from bcpd.bench import posterior
-    from bcpd.files import write_json
 
-    with Meter("bench posterior") as meter:
-        results = posterior.run(arguments.points, arguments.rounds, meter.stage)
-    if arguments.json is not None:
-        write_json(arguments.json, results)
-    _print_posterior(results)
+    _print_posterior(_measured(arguments, partial(posterior.run, arguments.points, arguments.rounds)))
     return 0
 
 
@@ -93,23 +108,18 @@ def _add_toy(benchmarks: Any) -> None:
         help="laptop: the released sizes, some 10 minutes on 2 quiet cores; smoke: under a minute, small sizes whose "
         "ratios say little; default: %(default)s",
     )
-    parser.add_argument("--rounds", type=int, default=7, help="timed turns of every variant; default: %(default)s")
     parser.add_argument("--processes", type=int, default=2, help="of the whole figure; default: %(default)s")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write what was measured here")
+    _add_common(parser, rounds=7)
     parser.set_defaults(run=_toy)
 
 
 def _toy(arguments: argparse.Namespace) -> int:
     from bcpd.bench import toy
     from bcpd.bench.toy_text import markdown
-    from bcpd.files import write_json
 
-    with Meter("bench toy") as meter:
-        results = toy.run(arguments.rounds, arguments.scale, arguments.device, arguments.processes, meter.stage)
-    if arguments.json is not None:
-        write_json(arguments.json, results)
-    out.print(markdown(results), markup=False, highlight=False)
+    own = (arguments.rounds, arguments.scale, arguments.device, arguments.processes)
+    out.print(markdown(_measured(arguments, partial(toy.run, *own))), markup=False, highlight=False)
     return 0
 
 
@@ -123,20 +133,14 @@ def _add_images(benchmarks: Any) -> None:
         default="laptop",
         help="laptop: some 10 minutes on 2 cores; smoke: seconds, small sizes that say little; default: %(default)s",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="timed turns of every variant; default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write what was measured here")
+    _add_common(parser, rounds=5)
     parser.set_defaults(run=_images)
 
 
 def _images(arguments: argparse.Namespace) -> int:
     from bcpd.bench import images
-    from bcpd.files import write_json
 
-    with Meter("bench images") as meter:
-        results = images.run(arguments.rounds, arguments.scale, meter.stage)
-    if arguments.json is not None:
-        write_json(arguments.json, results)
-    _print_images(results)
+    _print_images(_measured(arguments, partial(images.run, arguments.rounds, arguments.scale)))
     return 0
 
 
@@ -177,3 +181,43 @@ def _print_images(results: dict[str, Any]) -> None:
 
 def _cell(row: dict[str, Any]) -> tuple[str, str, int, int]:
     return row["net"], row["size"], row["batch"], row["threads"]
+
+
+def _add_real(benchmarks: Any) -> None:
+    parser = benchmarks.add_parser(
+        "real", help="images a second of real networks: teachers and KD students, against a loop like RepDistiller's"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, with all cores, or cuda; default: %(default)s")
+    parser.add_argument(
+        "--scale",
+        choices=("smoke", "laptop", "full"),
+        help="smoke: a minute, small sizes that say little; laptop: some 10 minutes on 2 quiet cores (more where the "
+        "CPU has no bfloat16); full: one CUDA card, in pieces of under 10 minutes: repeat the command with one PATH "
+        "until nothing is left out; default: laptop, on cuda full",
+    )
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        metavar="NAME",
+        help="only these, such as resnet20 resnet56:resnet20 programme; default: all that PATH has not",
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="CIFAR-100's folder; default: random images")
+    _add_common(parser, rounds=5, written=", after every cell; a file that is there already is continued")
+    parser.set_defaults(run=_real)
+
+
+def _real(arguments: argparse.Namespace) -> int:
+    from bcpd.bench import real
+    from bcpd.bench.real_text import markdown
+    from bcpd.files import read_json, write_json
+
+    path: Path | None = arguments.json
+    scale = arguments.scale or ("full" if arguments.device == "cuda" else "laptop")
+    earlier = read_json(path) if path is not None and path.exists() else None
+    keep = None if path is None else partial(write_json, path)
+    own = (arguments.rounds, scale, arguments.device, arguments.data, arguments.cells)
+    results = _measured(arguments, partial(real.run, *own, earlier=earlier, keep=keep))
+    if earlier is not None and len(results["pieces"]) == len(earlier["pieces"]):
+        err.print(f"all of it was in {path} already; name --cells to measure them anew", markup=False, highlight=False)
+    out.print(markdown(results), markup=False, highlight=False)
+    return 1 if results["failed"] else 0
