@@ -38,13 +38,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def add_execution(parser: argparse.ArgumentParser) -> None:
     """How steps are computed, and how many trainings at once."""
     from bcpd.train.execution import Precision
-    from experiments.tables.places import TOGETHER
+    from experiments.tables.places import CAPTURED_TOGETHER
 
     parser.add_argument(
         "--together",
         type=int,
         metavar="N",
-        help=f"trainings side by side in one process; default: {TOGETHER['cpu']}, {TOGETHER['cuda']} on cuda",
+        help=f"trainings side by side in one process; default: 1, or {CAPTURED_TOGETHER} with --graphs",
     )
     parser.add_argument(
         "--processes",

@@ -87,7 +87,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher-table",
         action="store_true",
-        help="students by logits look their teacher's up, at every view of every image (CIFAR-100: 3 GB a teacher)",
+        help="kd and dkd look up their teacher's logits, at all views of all images (CIFAR-100: 3 GB a teacher)",
     )
     add_folders(parser, "TABLE")
 
@@ -131,8 +131,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     from experiments.tables.spec import DATASETS
 
     spec = _specified(arguments)
-    _, processes = number_together(spec.protocol, arguments.together, arguments.processes)
-    found = plan(spec, _folder(arguments) / "rows", processes or 2)
+    together, processes = number_together(spec.protocol, arguments.together, arguments.processes)
+    found = plan(spec, _folder(arguments) / "rows", processes or 2, together)
     print_plan(found, f"{arguments.table} --scale {arguments.scale}")
     if DATASETS[spec.protocol.dataset].images == "imagenet":
         out.print("Measured on images in memory: the time to read and decode files is not in it.", markup=False)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bcpd.provenance import Stopwatch, source_digest
 from bcpd.runs.store import Store
-from bcpd.runs.sweep import Progress, Rows, Task, Work, sweep
+from bcpd.runs.sweep import Progress, Rows, SweepError, Task, Work, check_tasks, sweep
 
 __all__ = ["Report", "Stages", "landed"]
 
@@ -79,23 +80,33 @@ class Stages:
 
             pending = [task for task in tasks if task.key not in store.done]
             if self.together > 1 and not alone:
+                check_tasks(store, tasks)
                 at_once = self.together * (self.processes or 1)
                 for start in range(0, len(pending), at_once):
+                    if self.progress is not None:
+                        self.progress(title or stage, len(tasks) - len(pending) + start, len(tasks))
                     some = pending[start : start + at_once]
                     self._prepare(some)
-                    sweep(store, some, self.work, processes=1, progress=report)
+                    sweep(store, some, self.work, processes=min(len(some), self.processes or 1), progress=report)
             processes = self.processes
             if len(pending) < 2 or (processes is None and sum(task.cost for task in tasks) < self.small):
                 processes = 1  # another process would only have to start
             return sweep(store, tasks, self.work, processes=processes, progress=report)
 
     def _prepare(self, tasks: Sequence[Task]) -> None:
-        """Tasks in groups, a process each; they keep what they have done by themselves."""
+        """Tasks in groups, a process each; they keep what they have done by themselves.
+
+        Where that fails, they are left to be done one by one: then those that can be done land, and the one that
+        cannot is named.
+        """
         assert self.train_together is not None
         groups = [tasks[start : start + self.together] for start in range(0, len(tasks), self.together)]
-        prepared = [Task(f"{number}", [task.given for task in group]) for number, group in enumerate(groups)]
+        prepared = [Task(", ".join(task.key for task in group), [task.given for task in group]) for group in groups]
         with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "groups.jsonl") as store:
-            sweep(store, prepared, self.train_together, processes=min(len(groups), self.processes or 1))
+            try:
+                sweep(store, prepared, self.train_together, processes=min(len(groups), self.processes or 1))
+            except SweepError as error:
+                warnings.warn(f"{error.__cause__ or error}; going on one by one", RuntimeWarning, stacklevel=3)
 
     def seconds(self) -> float:
         """Of all sessions that the folder has seen."""

@@ -128,7 +128,7 @@ def sweep(
     for name, number in (("processes", processes), ("threads", threads)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, received {number}")
-    _check_tasks(store, tasks)
+    check_tasks(store, tasks)
     _check_work(work, processes)
     keep = _Keeper(store, tasks, progress)
     pending = sorted((task for task in tasks if task.key not in store.done), key=lambda task: -task.cost)
@@ -148,7 +148,7 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _check_tasks(store: Store, tasks: Sequence[Task]) -> None:
+def check_tasks(store: Store, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if not isinstance(task.key, str):
             raise ValueError(f"the key of a task must be a string, received {task.key!r}")

@@ -164,7 +164,7 @@ def training(
     batch_statistics: Literal["rank", "synchronised"] = "rank",
     metrics: Callable[[MeasuredSets], Metrics] = PathMetrics,
     execution: Execution = EAGER,
-) -> Generator[None, None, Fitted]:
+) -> Generator[float, None, Fitted]:
     """:func:`fit`, pausing after every step, when its work has been handed to the device: to run several in turns."""
     if gradients not in ("auto", "autograd"):
         raise ValueError(f"gradients must be 'auto' or 'autograd', received {gradients!r}")

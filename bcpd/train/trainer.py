@@ -51,7 +51,7 @@ class _Running:
     """A phase that runs, or the main training.
 
     Attributes:
-        name: as in :class:`Progress`.
+        name: as in :class:`Progress`. until_main: phases before the main training, with this one.
         recipe: of the phase.
         parameters: what it trains.
         optimizer: of these.
@@ -60,6 +60,7 @@ class _Running:
     """
 
     name: str
+    until_main: int
     recipe: Recipe
     parameters: list[nn.Parameter]
     optimizer: AnyOptimizer
@@ -98,8 +99,9 @@ class Trainer:
         self.sums: dict[str, Tensor] = {}
         self.generators: dict[str, Tensor] = {}
 
-    def steps(self, identity: str) -> Generator[None, None, Fitted]:
-        """Train; pauses after every step, when its work has been handed to the device."""
+    def steps(self, identity: str) -> Generator[float, None, Fitted]:
+        """Train; pauses after every step, when its work has been handed to the device, and tells how far it is, see
+        :data:`bcpd.train.turns.Steps`."""
         auxiliary = list(self.method.phases())
         resumed = self.run.resume() if self.run is not None else None
         if resumed is not None:
@@ -108,11 +110,12 @@ class Trainer:
             if number >= self.phase:
                 step_of = self.gradient.of_phase(phase, number)
                 recipe = _recipe_of(phase, self.recipe)
-                yield from self._run_phase(number, phase.name, recipe, list(phase.parameters), step_of)
+                until_main = len(auxiliary) - number
+                yield from self._run_phase(number, until_main, phase.name, recipe, list(phase.parameters), step_of)
         main = [p for p in (*self.net.parameters(), *self.method.parameters()) if p.requires_grad]
         if not main:
             raise ValueError("nothing is trained: every parameter of the network is frozen (requires_grad is False)")
-        yield from self._run_phase(len(auxiliary), "main", self.recipe, main, self.gradient.of_student())
+        yield from self._run_phase(len(auxiliary), 0, "main", self.recipe, main, self.gradient.of_student())
         fitted = Fitted(
             net=self.net.eval(),
             method=self.method,
@@ -126,8 +129,14 @@ class Trainer:
         return fitted
 
     def _run_phase(
-        self, number: int, name: str, recipe: Recipe, parameters: list[nn.Parameter], step_of: StepOf
-    ) -> Iterator[None]:
+        self,
+        number: int,
+        until_main: int,
+        name: str,
+        recipe: Recipe,
+        parameters: list[nn.Parameter],
+        step_of: StepOf,
+    ) -> Iterator[float]:
         optimizer = build_optimizer(recipe, parameters, self.replicas, captured=self.execution.graphs)
         if self.phase != number:
             self.phase, self.epoch, self.step = number, 0, 0
@@ -136,7 +145,7 @@ class Trainer:
         captured = None
         if self.execution.graphs:
             captured = CapturedSteps(self.training, self.method, self.augmentation_seed)
-        running = _Running(name, recipe, parameters, optimizer, step_of, captured)
+        running = _Running(name, until_main, recipe, parameters, optimizer, step_of, captured)
         while self.epoch < recipe.epochs:
             metrics = yield from self._train_epoch(running)
             self.epoch, self.step = self.epoch + 1, 0
@@ -167,7 +176,7 @@ class Trainer:
                 raise ValueError(f"metrics must be lists of {count} floats, one a replica; {name} is {values!r}")
         return {**found, "finite": logits.isfinite().reshape(count, -1).all(-1).double().tolist()}
 
-    def _train_epoch(self, running: _Running) -> Generator[None, None, dict[str, list[float]]]:
+    def _train_epoch(self, running: _Running) -> Generator[float, None, dict[str, list[float]]]:
         """The rest of the epoch that the run is in, from ``self.step`` on."""
         epoch, recipe = self.epoch, running.recipe
         order = order_of_epoch(self.train_index, self.seeds, running.name, epoch)
@@ -190,7 +199,8 @@ class Trainer:
                 if self.run is not None and self.step < len(indices) and self.run.due(within=True):
                     self.generators = _generators(self.device)
                     self.run.save(self._export(), self._record(), running.optimizer)
-                yield
+                done = epoch + self.step / len(indices)
+                yield done if running.name == "main" else done / recipe.epochs - running.until_main
         sums = self.sums
         sums["loss"] = torch.stack(list(sums.values())).sum(0)
         return {f"train_{name}": value.tolist() for name, value in sums.items()}

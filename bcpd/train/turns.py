@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ from bcpd.train.teacher_table import TeacherTable
 
 __all__ = ["BURST", "OnePass", "Turns", "alone", "in_turns", "with_one_pass"]
 
-Steps = Generator[None, None, Fitted]
+Steps = Generator[float, None, Fitted]
+"""Pauses after every step, and tells how far it is: epochs done of the main training, or minus the phases that are to
+be done before it."""
 
 BURST = 8
 """Steps of a training on CUDA before it is the next one's turn: what its stream has to do meanwhile."""
@@ -72,11 +75,16 @@ def alone(steps: Steps, device: torch.device, captured: bool) -> Fitted:
 
 
 def in_turns(trainings: Sequence[Turns], burst: int) -> list[Fitted]:
-    """All to their ends; where one fails, the others are left where they are."""
+    """All to their ends; where one fails, the others are left where they are.
+
+    On CUDA every one has its turn. On a CPU it is the turn of the one that is furthest behind: trainings that were
+    resumed at different steps meet again, and share their teacher's passes.
+    """
     waiting = list(trainings)
+    together = any(one.stream is not None for one in trainings)
     try:
         while waiting:
-            for one in waiting:
+            for one in list(waiting) if together else [min(waiting, key=lambda one: one.epochs)]:
                 one.advance(burst)
             waiting = [one for one in waiting if one.fitted is None]
     finally:
@@ -92,6 +100,7 @@ class Turns:
     def __init__(self, steps: Steps, device: torch.device) -> None:
         self.steps, self.device = steps, device
         self.fitted: Fitted | None = None
+        self.epochs = -math.inf
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -103,7 +112,7 @@ class Turns:
         with self._own_generators(), torch.cuda.stream(self.stream) if self.stream else contextlib.nullcontext():
             try:
                 for _ in range(burst):
-                    next(self.steps)
+                    self.epochs = next(self.steps)
             except StopIteration as stopped:
                 self.fitted = stopped.value
         if self.stream is not None and self.fitted is not None:

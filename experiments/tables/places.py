@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from experiments.tables.spec import DATASETS, Protocol
 
-__all__ = ["TOGETHER", "Places", "number_together"]
+__all__ = ["CAPTURED_TOGETHER", "Places", "number_together"]
 
-TOGETHER: Mapping[str, int] = {"cpu": 1, "cuda": 8}
-"""Trainings that go side by side in one process, by device."""
+CAPTURED_TOGETHER = 8
+"""Trainings that go side by side in one process where their steps are captured; elsewhere one at a time."""
 
 
 class Places(NamedTuple):
@@ -50,8 +50,7 @@ def number_together(protocol: Protocol, asked: int | None, processes: int | None
     Raises:
         ValueError: fewer than one training at once.
     """
-    device = protocol.device.partition(":")[0]
-    together = TOGETHER.get(device, 1) if asked is None else asked
+    together = (CAPTURED_TOGETHER if protocol.execution.graphs else 1) if asked is None else asked
     if together < 1:
         raise ValueError(f"together must be at least 1, received {together}")
-    return together, 1 if processes is None and (together > 1 or device != "cpu") else processes
+    return together, 1 if processes is None and (together > 1 or protocol.device != "cpu") else processes

@@ -236,15 +236,15 @@ def _counted() -> Iterator[dict[int, int]]:
 # ---------------------------------------------------------------------------------------------------------------- plan
 
 
-def plan(spec: Tables, folder: Path | None = None, processes: int = 2) -> dict[str, Any]:
+def plan(spec: Tables, folder: Path | None = None, processes: int = 2, together: int = 1) -> dict[str, Any]:
     """Runs, images, hours and memory before anything starts.
 
     Args:
         folder: of the run, where the calibration is kept.
-        processes: that will work at once.
+        processes: that will work at once. together: trainings side by side in each; what that saves is not counted.
     Returns:
         ``stages``, a row each (``hours`` of one process; ``MiB`` of one training, beside the interpreter), and in all
-        ``runs``, ``process_hours``, ``hours`` and ``GiB`` with so many processes.
+        ``runs``, ``process_hours``, and ``hours`` and ``GiB`` with so many processes and trainings.
     """
     costs = calibrate(spec, folder)
     protocol = spec.protocol
@@ -292,6 +292,7 @@ def plan(spec: Tables, folder: Path | None = None, processes: int = 2) -> dict[s
         "runs": sum(part["runs"] for part in stages),
         "process_hours": hours,
         "processes": processes,
+        "together": together,
         "hours": hours / processes,
-        "GiB": processes * max(part["MiB"] for part in stages) / 1024,
+        "GiB": processes * together * max(part["MiB"] for part in stages) / 1024,
     }

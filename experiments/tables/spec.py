@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -197,7 +198,7 @@ class Protocol:
             student has.
         device, seed: where, and the root seed.
         execution: how steps are computed; a mapping of its settings is taken as well.
-        table: students that see no more of their teacher than rows look them up (:class:`bcpd.train.TeacherTable`).
+        table: students that see no more of their teacher than logits look them up (:class:`bcpd.train.TeacherTable`).
     """
 
     dataset: str
@@ -218,6 +219,11 @@ class Protocol:
             object.__setattr__(self, "execution", Execution(**self.execution))
         if self.dataset not in DATASETS:
             raise ValueError(f"dataset must be one of {', '.join(DATASETS)}; received {self.dataset!r}")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device must be cpu, cuda or cuda:N, received {self.device!r}")
+        if DATASETS[self.dataset].images == "imagenet" and (self.table or self.execution.graphs):
+            asked = "a table of the teacher" if self.table else "graphs"
+            raise ValueError(f"{asked}: for images held in memory, not for ImageNet, which is read from its folders")
         for name, least in (("train", 0), ("test", 0), ("epochs", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, received {getattr(self, name)}")

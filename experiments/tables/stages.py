@@ -11,7 +11,7 @@ from torch import nn
 
 from bcpd.data import InMemory
 from bcpd.measure import label_scores
-from bcpd.train import Fitted, fit, log_probabilities
+from bcpd.train import Fitted, log_probabilities
 from experiments.tables.images import measured_source
 from experiments.tables.places import Places
 from experiments.tables.spec import ARMS, Protocol
@@ -24,7 +24,8 @@ from experiments.tables.training import (
     student_training,
     teacher,
     teacher_training,
-    together,
+    trained,
+    trained_together,
 )
 
 __all__ = ["LATE", "LATE_GAIN", "LEFT", "levelled", "short", "train_together", "work"]
@@ -55,7 +56,7 @@ def train_together(several: Sequence[Mapping[str, Any]]) -> list[Row]:
             continue
         with contextlib.suppress(Refused):  # of which the task itself makes a row
             trainings.append(student_training(protocol, places, given))
-    together(trainings)
+    trained_together(trainings)
     return []
 
 
@@ -141,7 +142,7 @@ def _student(protocol: Protocol, places: Places, given: Mapping[str, Any]) -> It
     names = {"pair": "pair", "method": "method", "arm": "arm", "seed": "number", "share": "share"}
     about = {name: given[key] for name, key in names.items()}
     try:
-        fitted = fit(**student_training(protocol, places, given))
+        fitted = trained(student_training(protocol, places, given))
     except Refused as refused:
         yield about | {"refused": str(refused)}
         return

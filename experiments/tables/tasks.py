@@ -48,7 +48,8 @@ def run(
         teachers: where teachers are kept, by the digest of all that they are made from: experiments that share the
             folder share them. By default below ``folder``.
         together: trainings side by side in a process (:func:`bcpd.train.fit_side_by_side`), students of one
-            teacher next to each other; by default :data:`experiments.tables.places.TOGETHER`.
+            teacher next to each other; by default 1, or :data:`experiments.tables.places.CAPTURED_TOGETHER` of
+            captured steps.
     Returns:
         results of kind ``tables``, JSON-able.
     Raises:
@@ -72,10 +73,16 @@ def run(
         stages.sweep("teachers", list(tasks.teachers(settings, number)), f"teachers of seed {number}")
         students = list(tasks.students(settings, number))
         if group > 1:
-            students.sort(key=lambda task: (task.payload["share"], task.payload["pair"], task.payload["arm"]))
+            students.sort(key=_by_teacher)
         stages.sweep("students", students, f"students of seed {number}")
     stages.seconds()
     return collect(spec, folder)
+
+
+def _by_teacher(task: Task) -> tuple[Any, ...]:
+    """Students of one teacher next to each other; those that have none at the end."""
+    given = task.payload
+    return given["method"] == SCRATCH, given["share"], given["pair"], given["arm"]
 
 
 class _Tasks:

@@ -36,15 +36,13 @@ __all__ = [
     "teacher_folder",
     "teacher_identity",
     "teacher_training",
-    "together",
+    "trained",
+    "trained_together",
 ]
 
 Setting = tuple[float, float]
 Training = dict[str, Any]
 """Arguments of :func:`bcpd.train.fit`, by name."""
-
-SEEN = frozenset(("teacher", "teacher.logits", "teacher.pooled"))
-"""What a table of a teacher can answer."""
 
 
 class Refused(ValueError):
@@ -162,7 +160,7 @@ def loss_of(protocol: Protocol, name: str) -> Loss:
 def teacher(protocol: Protocol, places: Places, asked: Asked) -> Teacher:
     """Trained, or read back; the last ones stay, so that students of one teacher have the same object."""
     training = teacher_training(protocol, places, asked)
-    return Teacher(fit(**training), training["source"], training["seed"], training["recipe"].validation)
+    return Teacher(trained(training), training["source"], training["seed"], training["recipe"].validation)
 
 
 def diverged(fitted: Fitted) -> str | None:
@@ -212,8 +210,9 @@ def student_training(protocol: Protocol, places: Places, given: Mapping[str, Any
         if refused is not None:
             raise Refused(refused)
     method = make()
-    if protocol.table and frozen is not None and _sees_rows(method):
-        frozen = _table(protocol, places, asked, scaled, share)
+    if protocol.table and frozen is not None and _by_logits(method):
+        shown = share if protocol.partial == "images" else 1.0
+        frozen = _table(protocol, places, asked, scaled, shown)
     name = f"{pair[0] or 'labels'}-{pair[1]}/{method_name}-{given['arm']}/{share:g}-{number}"
     return {
         "net": net,
@@ -227,10 +226,9 @@ def student_training(protocol: Protocol, places: Places, given: Mapping[str, Any
     }
 
 
-def _sees_rows(method: Method) -> bool:
-    """Whether a table can stand for the teacher: what the method asks of it are rows, at the inputs of the batch."""
-    needs = {need for need in method.needs if need.startswith("teacher")}
-    return needs <= SEEN and not method.phases() and type(method).prepare is Method.prepare
+def _by_logits(method: Method) -> bool:
+    """Whether the method sees nothing of its teacher but logits."""
+    return {need for need in method.needs if need.startswith("teacher")} == {"teacher.logits"}
 
 
 @lru_cache(maxsize=4)
@@ -241,17 +239,32 @@ def _frozen(protocol: Protocol, places: Places, asked: Asked, scaled: bool) -> n
 
 @lru_cache(maxsize=2)
 def _table(protocol: Protocol, places: Places, asked: Asked, scaled: bool, share: float) -> TeacherTable:
-    """Of the images of the students; filled as they ask, or by :func:`together`."""
+    """Of the logits at the images of the students; filled as they ask, or by :func:`trained`."""
     source = training_source(protocol, asked.number, places.data, share).to(protocol.device)
     frozen = _frozen(protocol, places, asked, scaled).to(protocol.device)
-    return TeacherTable(frozen, source, views=("logits", "pooled"), execution=protocol.execution)
+    return TeacherTable(frozen, source, execution=protocol.execution)
 
 
-def together(trainings: Iterable[Training]) -> None:
-    """Train side by side, each in its folder, where it is then read back."""
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def trained(training: Training) -> Fitted:
+    """Or read back."""
+    _fill_table(training)
+    return fit(**training)
+
+
+def trained_together(trainings: Iterable[Training]) -> None:
+    """Side by side, each in its folder, where it is then read back."""
     chosen = list(trainings)
     for training in chosen:
-        table = training.get("teacher")
-        if isinstance(table, TeacherTable) and training["execution"].graphs and not table.full:
-            table.fill()
+        _fill_table(training)
     fit_side_by_side(chosen)
+
+
+def _fill_table(training: Training) -> None:
+    """What is captured needs a whole table; what is read back, none."""
+    table = training.get("teacher")
+    captured = training["execution"].graphs and not (training["folder"] / "done.json").exists()
+    if isinstance(table, TeacherTable) and captured and not table.full:
+        table.fill()

@@ -18,7 +18,7 @@ from bcpd.distill import Method, Started, Supervised
 from bcpd.files import write_bytes
 from bcpd.losses import LOSSES, Loss
 from bcpd.measure import label_scores
-from bcpd.train import Fitted, fit, log_probabilities
+from bcpd.train import Fitted, log_probabilities
 from bcpd.train.recipes import cifar100_published
 from experiments.tables.images import measured_source
 from experiments.tables.places import Places
@@ -32,7 +32,8 @@ from experiments.tables.training import (
     teacher_folder,
     teacher_identity,
     teacher_training,
-    together,
+    trained,
+    trained_together,
 )
 from experiments.teachers.spec import STARTED
 
@@ -53,7 +54,7 @@ def work(given: dict[str, Any]) -> list[Row]:
 
 def train_together(several: Sequence[Given]) -> list[Row]:
     """Train the networks of several tasks side by side, each in its folder: the tasks then only read them back."""
-    together(training(given) for given in several)
+    trained_together(training(given) for given in several)
     return []
 
 
@@ -123,7 +124,7 @@ def training(given: Given) -> dict[str, Any]:
 def _trained(given: Given) -> Teacher:
     """Or read back."""
     arguments = training(given)
-    return Teacher(fit(**arguments), arguments["source"], arguments["seed"], arguments["recipe"].validation)
+    return Teacher(trained(arguments), arguments["source"], arguments["seed"], arguments["recipe"].validation)
 
 
 def _path(protocol: Protocol, given: Given, fitted: Fitted, num_classes: int) -> Row:

@@ -52,7 +52,8 @@ def run(
         teachers: where teachers are kept, by the digest of all that they are made from, as the tables keep theirs. By
             default below ``folder``.
         together: trainings side by side in a process (:func:`bcpd.train.fit_side_by_side`); by default
-            :data:`experiments.tables.places.TOGETHER`.
+            1, or :data:`experiments.tables.places.CAPTURED_TOGETHER` of
+            captured steps.
     Returns:
         results of kind ``teachers``, JSON-able.
     Raises:

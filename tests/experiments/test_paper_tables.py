@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from bcpd.losses import LOSSES, Loss
 from bcpd.nets import NETS, build
 from bcpd.report import build_report
 from bcpd.train import Execution, Recipe, fit
+from bcpd.train.graphs import CapturedSteps
 from experiments.tables import EXPERIMENTS, SCALES, Tables, collect, plan, run, specification, tasks
 from experiments.tables.analysis import ALL, TEACHER, differences, reading, values
 from experiments.tables.methods import student_method, student_recipe
@@ -71,6 +73,9 @@ def test_fields_of_both_parts_can_be_replaced() -> None:
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"validation": 0.0}, r"a share in \(0, 1\)"),
         ({"dataset": "moon"}, "dataset must be one of"),
+        ({"device": "gpu"}, "device must be cpu, cuda or cuda:N, received 'gpu'"),
+        ({"dataset": "imagenet", "table": True}, "a table of the teacher: for images held in memory"),
+        ({"dataset": "imagenet", "execution": Execution(graphs=True)}, "graphs: for images held in memory"),
         ({"rates": {"ce": (0.1,)}}, "a grid for mse"),
         ({"colour": 3}, "has no colour"),
         ({"dataset": "imagenet", "partial": "labels"}, "not for ImageNet"),
@@ -372,27 +377,59 @@ def test_side_by_side_the_rows_are_the_same(ran: tuple[dict[str, Any], Path], tm
     alone = run(small(**options), folder / "rows", processes=1, teachers=folder / "teachers")
     assert together["rows"] == alone["rows"]
     assert groups[-2:] == [
-        [("scratch", "labels"), ("kd", "ce"), ("sp", "ce")],
-        [("kd", "mse"), ("sp", "mse"), ("kd", "mse+T")],
+        [("kd", "ce"), ("sp", "ce"), ("kd", "mse")],
+        [("sp", "mse"), ("kd", "mse+T"), ("scratch", "labels")],
     ]
 
 
 @pytest.mark.slow
-def test_students_look_up_their_teacher_where_they_see_rows(tmp_path: Path) -> None:
-    """The same students up to rounding; a method that sees maps has the teacher itself."""
-    spec = small(methods=("kd", "sp"), teachers=("mse",), seeds=1, dataset="digits")
-    places = {"folder": tmp_path / "rows", "teachers": tmp_path / "teachers"}
-    live = run(spec, places["folder"], teachers=places["teachers"], processes=1)
+def test_students_look_their_teacher_s_logits_up(tmp_path: Path) -> None:
+    """The same students up to rounding, at every view and with a temperature; who sees maps has the teacher itself."""
+    spec = small(methods=("kd", "sp"), teachers=("mse", "mse+T"), seeds=1)
+    teachers = tmp_path / "teachers"
+    live = run(spec, tmp_path / "live", teachers=teachers, processes=1)
     tabled = replace(spec, protocol=replace(spec.protocol, table=True))
-    found = run(tabled, tmp_path / "tabled", teachers=places["teachers"], processes=1)
+    found = run(tabled, tmp_path / "tabled", teachers=teachers, processes=1)
+    names = ("method", "arm", "checkpoint")
     for row, own in zip(found["rows"], live["rows"], strict=True):
+        assert [row.get(name) for name in names] == [own.get(name) for name in names]
         assert row["train_loss"] == pytest.approx(own["train_loss"], rel=1e-4)
+    last = {(row["method"], row["arm"]): row["train_loss"] for row in live["rows"] if row.get("method")}
+    assert abs(last["kd", "mse"] / last["kd", "mse+T"] - 1) > 1e-3  # another table would be noticed
     described = {
         method: json.loads(next((tmp_path / "tabled" / "students").glob(f"*/{method}-mse/*/spec.json")).read_text())
         for method in ("kd", "sp")
     }
-    assert described["kd"]["table"]["views"] == ["logits", "pooled"]
+    assert described["kd"]["table"]["views"] == ["logits"]
     assert "table" not in described["sp"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", [1, 3])
+def test_on_cuda_captured_students_look_logits_up(tmp_path: Path, number: int) -> None:
+    spec = small(methods=("kd", "dkd", "sp"), teachers=("mse", "mse+T"), seeds=1, device="cuda")
+    fast = replace(spec, protocol=replace(spec.protocol, table=True, execution=Execution(graphs=True)))
+    rows = run(fast, tmp_path / "fast", together=number)["rows"]
+    for row, own in zip(rows, run(spec, tmp_path / "eager", together=1)["rows"], strict=True):
+        assert row["train_loss"] == pytest.approx(own["train_loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_table_is_whole_before_a_step_is_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Without a GPU: steps run as they are, but under the rules of captured ones."""
+    monkeypatch.setattr(Execution, "check", lambda self, device: None)
+
+    class AsTheyAre(CapturedSteps):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given, graph=lambda work: SimpleNamespace(replay=work))  # type: ignore[arg-type, return-value]
+
+    monkeypatch.setattr("bcpd.train.trainer.CapturedSteps", AsTheyAre)
+    spec = small(methods=("kd",), teachers=("mse",), seeds=1, table=True, execution=Execution(graphs=True))
+    found = run(spec, tmp_path, together=number, processes=1)
+    assert [row["arm"] for row in found["rows"] if row.get("method") == "kd"] == ["mse", "mse"]
 
 
 def test_students_of_two_losses_share_everything_but_the_teacher(ran: tuple[dict[str, Any], Path]) -> None:

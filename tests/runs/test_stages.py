@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bcpd.runs import Stages, StoreError, Task, landed
+from bcpd.runs import Stages, StoreError, SweepError, Task, landed
 
 CODE = ("bcpd.seeds",)
 
@@ -85,10 +85,43 @@ def test_several_are_trained_together_and_then_read(tmp_path: Path) -> None:
     assert [row["prepared"] for row in rows] == [True, False, True, True]
     # what had landed is in no group; the last group has what is left
     assert [(tmp_path / f"{number}").read_text().split()[0] for number in (1, 3, 4)] == ["2", "2", "1"]
-    assert [done for _, done, _ in told][-1] == 4
-    assert {total for _, _, total in told} == {4}
+    assert told[0] == ("first", 1, 4)  # before the first group is trained
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1] == ("first", 4, 4)
     run.sweep("alone", tasks(tmp_path, 5, 6), alone=True)
     assert not (tmp_path / "5").exists()
+
+
+def fail(several: list[Given]) -> list[Given]:
+    """Where one of them is the third."""
+    if any(given["number"] == 3 for given in several):
+        raise ArithmeticError("three")
+    return prepare(several)
+
+
+def double_but_three(given: Given) -> list[Given]:
+    if given["number"] == 3:
+        raise ArithmeticError("three")
+    return double(given)
+
+
+def test_where_a_group_fails_its_tasks_are_done_one_by_one(tmp_path: Path) -> None:
+    run = Stages(tmp_path, double_but_three, CODE, processes=1, train_together=fail, together=2)
+    with (
+        pytest.warns(RuntimeWarning, match="three; going on one by one"),
+        pytest.raises(SweepError, match="task 'task 3' failed"),
+    ):
+        run.sweep("first", tasks(tmp_path, 1, 2, 4, 3, 5))
+    assert list(landed(tmp_path, "first")) == ["task 1", "task 2", "task 4"]
+    assert not (tmp_path / "4").exists()
+
+
+def test_a_task_with_other_settings_is_refused_before_any_is_trained(tmp_path: Path) -> None:
+    stages(tmp_path).sweep("first", tasks(tmp_path, 1))
+    changed = [*tasks(tmp_path, 2, 3), Task("task 1", {"number": 9}, 1.0, {"folder": str(tmp_path)})]
+    with pytest.raises(ValueError, match="holds task 'task 1' with another payload"):
+        stages(tmp_path, train_together=prepare, together=2).sweep("first", changed)
+    assert not (tmp_path / "2").exists()
 
 
 @pytest.mark.slow

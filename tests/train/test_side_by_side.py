@@ -1,10 +1,12 @@
 """Trainings in turns are the trainings one after another."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from dummy_methods import Everything
 from shared_runs import Conv, Dropping
 from small_world import mlp, same, world
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ import bcpd
 from bcpd.distill import DKD, KD, SP, Supervised
 from bcpd.nets import Views
 from bcpd.train import Execution, Fitted, Progress, Recipe, fit_side_by_side, turns
+from bcpd.train.fit import training
 
 SGD = Recipe(epochs=3, learning_rate=0.05, batch_size=8, weight_decay=0.01, validation=0.25)
 STEPS = 4
@@ -71,10 +74,10 @@ class Counted(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net, self.asked = mlp(5, (9,)), 0
+        self.net, self._asked = mlp(5, (9,)), 0
 
     def forward(self, x: Tensor) -> Views:
-        self.__dict__["asked"] += len(x) in (8, 6)
+        self.__dict__["_asked"] += len(x) in (8, 6)
         views: Views = self.net(x)
         return views
 
@@ -91,9 +94,9 @@ def taught(teacher: nn.Module, seeds: tuple[int, ...] = (3, 3, 3)) -> list[dict[
 
 
 def passes(teacher: Counted, *given: Any) -> int:
-    before = teacher.asked
+    before = teacher._asked
     fit_side_by_side(*given)
-    return teacher.asked - before
+    return teacher._asked - before
 
 
 def test_students_that_see_the_same_inputs_ask_their_teacher_once() -> None:
@@ -104,6 +107,46 @@ def test_students_that_see_the_same_inputs_ask_their_teacher_once() -> None:
     assert passes(teacher, taught(teacher), 2) == epochs * (3 * 2 + 2)  # shared: 8 and 6 in a turn
     assert passes(teacher, taught(teacher, (3, 4, 3))) == 3 * steps
     assert passes(teacher, taught(teacher, (3, 3, 4))) == 2 * steps
+
+
+def test_students_that_were_resumed_at_different_steps_meet_again(tmp_path: Path) -> None:
+    """One of three has been left after an epoch, another one in its second."""
+    teacher = Counted()
+
+    def students(stops: tuple[int | None, ...] = (None, None, None)) -> list[dict[str, Any]]:
+        return [
+            {**student, "folder": tmp_path / f"{number}", "save_seconds": 0.0, "progress": leaving(stop)}
+            for number, (student, stop) in enumerate(zip(taught(teacher), stops, strict=True))
+        ]
+
+    def leaving(after: int | None) -> Any:
+        def progress(state: Progress) -> None:
+            if state.epoch == after:
+                raise KeyboardInterrupt
+
+        return progress
+
+    for one in students((1, 2, None))[:2]:
+        with pytest.raises(KeyboardInterrupt):
+            bcpd.fit(**one)
+    before = teacher._asked
+    found = fit_side_by_side(students())
+    # each has to take a step before it is known where it stands
+    assert teacher._asked - before == SGD.epochs * STEPS + 2
+    expected = [bcpd.fit(**arguments) for arguments in taught(mlp(5, (9,)))]
+    for left, right in zip(expected, found, strict=True):
+        assert same(left.states["last"], right.states["last"])
+        assert left.history == right.history
+
+
+def test_a_phase_is_told_apart_from_the_main_training() -> None:
+    told = []
+    steps = training(mlp(1), world(), Everything(40, phase_epochs=2), SGD, seed=0, teacher=mlp(5, (9,)))
+    with contextlib.suppress(StopIteration):
+        while True:
+            told.append(next(steps))
+    phase = [step / (2 * STEPS) - 1 for step in range(1, 2 * STEPS + 1)]
+    assert told == [*phase, *(step / STEPS for step in range(1, SGD.epochs * STEPS + 1))]
 
 
 def test_a_pass_that_is_shared_changes_nothing() -> None:
