@@ -184,12 +184,20 @@ METHODS: Mapping[str, Entry] = {
             ),
             "imagenet": Setting(
                 None,
-                "mdistiller, configs/imagenet/*/reviewkd.yaml, where the student's maps are taken before their ReLU "
-                "(here after it), and, for MobileNetV1, the fusions are half as wide as here",
+                "mdistiller, configs/imagenet/*/reviewkd.yaml, where the student's maps are taken before their ReLU",
                 256,
                 {
-                    ("imagenet_resnet34", "imagenet_resnet18"): {"weight": 1.0, "warm_up": 1},
-                    ("imagenet_resnet50", "imagenet_mobilenetv1"): {"weight": 8.0, "warm_up": 1},
+                    ("imagenet_resnet34", "imagenet_resnet18"): {
+                        "weight": 1.0,
+                        "warm_up": 1,
+                        "student_maps": "preacts",
+                    },
+                    ("imagenet_resnet50", "imagenet_mobilenetv1"): {
+                        "weight": 8.0,
+                        "warm_up": 1,
+                        "student_maps": "preacts",
+                        "width": 256,
+                    },
                 },
             ),
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +59,9 @@ class ReviewKD(Combined):
     r"""CE plus :math:`w\, r` times the sum over levels of :func:`bcpd.distill.functional.hierarchical_context`.
 
     The levels are the stages and, last, the pooled features as a 1 x 1 map. From the last to the first, an
-    :class:`AttentionFusion` merges the student's map of a level (after its activation) with what the deeper ones gave
-    and brings it to the teacher's shape there, whose map is the one before the activation: the student's early levels
-    learn from what the teacher knows late. r rises linearly over the first epochs,
+    :class:`AttentionFusion` merges the student's map of a level (after its activation, unless said otherwise) with what
+    the deeper ones gave and brings it to the teacher's shape there, whose map is the one before the activation: the
+    student's early levels learn from what the teacher knows late. r rises linearly over the first epochs,
     :math:`r = \min((e + 1)/\mathrm{warm\_up}, 1)` in epoch e = 0, 1, ... (the authors' code has e for e + 1 and so
     leaves the fusions untrained in the first epoch).
 
@@ -71,6 +71,8 @@ class ReviewKD(Combined):
     Args:
         weight: w > 0; it differs by pair (:mod:`bcpd.distill.published`).
         warm_up: epochs >= 0.
+        student_maps: ``stages``, after the activation, or ``preacts``, before it.
+        width: channels within the fusions, >= 1; by default ``min(512, width of the student's pooled features)``.
         label_weight, kd_weight, temperature: of :class:`bcpd.distill.combined.Combined`.
     Raises:
         ValueError: a value out of range.
@@ -84,6 +86,8 @@ class ReviewKD(Combined):
         self,
         weight: float = 1.0,
         warm_up: int = 20,
+        student_maps: Literal["stages", "preacts"] = "stages",
+        width: int | None = None,
         label_weight: float = 1.0,
         kd_weight: float = 0.0,
         temperature: float = 4.0,
@@ -91,11 +95,17 @@ class ReviewKD(Combined):
         super().__init__(weight, label_weight, kd_weight, temperature)
         if not warm_up >= 0:
             raise ValueError(f"warm_up must be epochs >= 0, received {warm_up}")
+        if student_maps not in ("stages", "preacts"):
+            raise ValueError(f"student_maps must be 'stages' or 'preacts', received {student_maps!r}")
+        if width is not None and width < 1:
+            raise ValueError(f"width must be channels >= 1 or None, received {width}")
         self.warm_up = warm_up
+        self.needs = (self.needs - {"student.stages"}) | {f"student.{student_maps}"}
+        self._student_maps, self._width = student_maps, width
         self._share = 1.0
 
     def adapt(self, student: Views, teacher: Views | None) -> None:
-        """A fusion for each level, of ``min(512, width of the student's pooled features)`` channels within.
+        """A fusion for each level.
 
         Raises:
             ValueError: replicas; other numbers of stages; stages that are vectors or 1 x 1 maps; a student's map whose
@@ -103,15 +113,22 @@ class ReviewKD(Combined):
         """
         check_single("ReviewKD", student)
         teacher = self.given(teacher)
-        _check_stages(student.stages, teacher.preacts)
-        middle = min(_WIDEST, student.pooled.shape[-1])
-        levels = list(
-            zip(_levels(student.stages, student.pooled), _levels(teacher.preacts, teacher.pooled), strict=True)
-        )
+        maps = self._maps(student)
+        _check_stages(maps, teacher.preacts)
+        middle = min(_WIDEST, student.pooled.shape[-1]) if self._width is None else self._width
+        levels = list(zip(_levels(maps, student.pooled), _levels(teacher.preacts, teacher.pooled), strict=True))
         self.fusions = nn.ModuleList(
             AttentionFusion(f_s.shape[1], middle, f_t.shape[1], number < len(levels), student.pooled.dtype)
             for number, (f_s, f_t) in enumerate(levels, 1)
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Maps and width only where they are not the usual ones."""
+        own: dict[str, Any] = {} if self._student_maps == "stages" else {"student_maps": self._student_maps}
+        return {**super().describe(), **own, **({} if self._width is None else {"width": self._width})}
+
+    def _maps(self, student: Views) -> Sequence[Tensor]:
+        return student.stages if self._student_maps == "stages" else student.preacts
 
     def progress(self, epoch: int, step: int) -> None:
         """The warm-up, by epochs."""
@@ -123,7 +140,7 @@ class ReviewKD(Combined):
                 "ReviewKD normalises the pooled features over the batch and needs 2 examples or more, received 1; "
                 "choose a batch size that does not leave one over"
             )
-        maps = zip(self.fusions, _levels(s.stages, s.pooled), _levels(t.preacts, t.pooled), strict=True)
+        maps = zip(self.fusions, _levels(self._maps(s), s.pooled), _levels(t.preacts, t.pooled), strict=True)
         deeper: Tensor | None = None
         values = []
         for fusion, f_s, f_t in reversed(list(maps)):

@@ -1,5 +1,7 @@
 """The published settings: that they can be built, what differs by pair and data set, and what was never published."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -82,12 +84,19 @@ def test_the_weights_of_the_cifar_benchmark() -> None:
         ("reviewkd", "resnet110", "resnet32", "cifar100", {"weight": 1.0}),
         ("reviewkd", "resnet32x4", "shufflenetv2", "cifar100", {"weight": 8.0}),
         ("reviewkd", "resnet50", "mobilenetv2", "cifar100", {"weight": 30.0}),
-        ("reviewkd", "imagenet_resnet50", "imagenet_mobilenetv1", "imagenet", {"weight": 8.0, "warm_up": 1}),
+        ("reviewkd", "imagenet_resnet50", "imagenet_mobilenetv1", "imagenet", {"weight": 8.0, "width": 256}),
+        (
+            "reviewkd",
+            "imagenet_resnet34",
+            "imagenet_resnet18",
+            "imagenet",
+            {"weight": 1.0, "warm_up": 1, "student_maps": "preacts"},
+        ),
         ("at", "imagenet_resnet34", "imagenet_resnet18", "imagenet", {"weight": 1000.0}),
     ],
 )
 def test_what_differs_by_pair_and_data_set(
-    name: str, teacher: str, student: str, dataset: str, wanted: dict[str, float]
+    name: str, teacher: str, student: str, dataset: str, wanted: dict[str, Any]
 ) -> None:
     found = published(name, teacher, student, dataset).describe()
     assert {key: found[key] for key in wanted} == wanted

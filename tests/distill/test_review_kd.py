@@ -255,6 +255,28 @@ def test_the_weight_rises_by_epochs() -> None:
     assert float(at_once.loss(batch(), s, t)["review"].detach()) == pytest.approx(full, rel=1e-12)
 
 
+def test_maps_before_the_activation_and_another_width_are_as_asked() -> None:
+    s, t = example_views()
+    before = (random(2, 2, 4, 4, seed=6), random(2, 3, 4, 4, seed=7))
+    other = method(s._replace(stages=(), preacts=before), t, warm_up=0, student_maps="preacts", width=7)
+    assert [cast(AttentionFusion, fusion).enter.out_channels for fusion in other.fusions] == [7, 7, 7]
+    assert other.needs == {"teacher.preacts", "teacher.pooled", "student.preacts", "student.pooled", "labels"}
+    usual = method(s, t, warm_up=0, width=7)
+
+    def value(review: ReviewKD, shown: Views) -> float:
+        return float(review.loss(batch(), shown, t)["review"].detach())
+
+    # the same fusions of the same maps, wherever those are shown
+    assert value(other, s._replace(stages=(), preacts=before)) == value(usual, s._replace(stages=before))
+    assert value(other, s._replace(preacts=before)) != value(usual, s._replace(preacts=before))
+    assert other.describe() == {**ReviewKD(warm_up=0).describe(), "student_maps": "preacts", "width": 7}
+    assert not {"student_maps", "width"} & ReviewKD().describe().keys()  # what they were without these, they are
+    with pytest.raises(ValueError, match="student_maps must be 'stages' or 'preacts', received 'pooled'"):
+        ReviewKD(student_maps="pooled")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="width must be channels >= 1 or None, received 0"):
+        ReviewKD(width=0)
+
+
 def test_the_middle_is_at_most_512_wide() -> None:
     s, t = example_views()
     review = method(s._replace(pooled=random(2, 700)), t)
