@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bcpd.nets import Views
 
-__all__ = ["EAGER", "Execution", "Precision", "compiled"]
+__all__ = ["EAGER", "Execution", "Precision", "checked_device", "compiled"]
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -83,6 +83,21 @@ class Execution:
 
 EAGER = Execution()
 """The default."""
+
+
+def checked_device(device: torch.device | str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be cpu, cuda or cuda:N, received {device!r}") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {found}: torch sees no CUDA device; use 'cpu'")
+    return found
 
 
 def compiled(net: nn.Module, shown: Sequence[str]) -> Callable[[Tensor], Views]:

@@ -17,12 +17,12 @@ from bcpd.distill import Method, check_needs
 from bcpd.seeds import derive
 from bcpd.train.checkpoint import fingerprint
 from bcpd.train.evaluation import EvaluationSet, MeasuredSets, Metrics, PathMetrics
-from bcpd.train.execution import EAGER, Execution
+from bcpd.train.execution import EAGER, Execution, checked_device
 from bcpd.train.fitted import Fitted, OneForAll
 from bcpd.train.folder import RunFolder
 from bcpd.train.gradient import Gradient, global_seed
 from bcpd.train.graphs import check_capture
-from bcpd.train.parts import check_parts, check_ranks, described, first_look
+from bcpd.train.parts import check_kinds, check_parts, check_ranks, described, first_look
 from bcpd.train.ranks import Ranks, synchronised
 from bcpd.train.recipe import Recipe
 from bcpd.train.split import halves, replica_seeds, split
@@ -111,7 +111,7 @@ def fit(
         metrics=metrics,
         execution=execution,
     )
-    return alone(steps, torch.device(device), captured=execution.graphs)
+    return alone(steps, checked_device(device), captured=execution.graphs)
 
 
 def fit_side_by_side(trainings: Sequence[Mapping[str, Any]], burst: int | None = None) -> list[Fitted]:
@@ -134,7 +134,7 @@ def fit_side_by_side(trainings: Sequence[Mapping[str, Any]], burst: int | None =
         ValueError: networks or methods that are shared, no steps in a turn; and what :func:`bcpd.fit` raises: the
             others are then left where they are, to be resumed from their folders.
     """
-    devices = [torch.device(arguments.get("device", "cpu")) for arguments in trainings]
+    devices = [checked_device(arguments.get("device", "cpu")) for arguments in trainings]
     if burst is None:
         burst = BURST if any(device.type == "cuda" for device in devices) else 1
     if burst < 1:
@@ -170,12 +170,13 @@ def training(
         raise ValueError(f"gradients must be 'auto' or 'autograd', received {gradients!r}")
     if batch_statistics not in ("rank", "synchronised"):
         raise ValueError(f"batch_statistics must be 'rank' or 'synchronised', received {batch_statistics!r}")
-    device = torch.device(device)
+    device = checked_device(device)
     if batch_statistics == "synchronised" and device.type != "cuda":
         raise ValueError(
             f"batch statistics are synchronised on CUDA only (torch.nn.SyncBatchNorm), received device {device.type}"
         )
     execution.check(device)
+    check_kinds(net, source, method, recipe, teacher)
     ranks = Ranks.current()
     replicas: int | None = getattr(net, "replicas", None)
     seeds = replica_seeds(seed, replicas)

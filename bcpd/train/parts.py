@@ -15,7 +15,24 @@ from bcpd.nets import HandNet, Views
 from bcpd.train.ranks import Ranks
 from bcpd.train.recipe import Recipe
 
-__all__ = ["check_parts", "check_ranks", "described", "first_look", "has_gradient_by_hand"]
+__all__ = ["check_kinds", "check_parts", "check_ranks", "described", "first_look", "has_gradient_by_hand"]
+
+
+def check_kinds(net: object, source: object, method: object, recipe: object, teacher: object) -> None:
+    """Refuse what is no part of a training, before anything is asked of it.
+
+    Raises:
+        ValueError: naming the part, what it has to be, and what was received.
+    """
+    for name, part, kind, wanted in (
+        ("net", net, nn.Module, "a torch.nn.Module (bcpd.nets.build)"),
+        ("source", source, InMemory, "training data (bcpd.data.InMemory; of a mixture: InMemory.from_mixture)"),
+        ("method", method, Method, "a bcpd.distill.Method; of a loss: Supervised(loss)"),
+        ("recipe", recipe, Recipe, "a bcpd.Recipe"),
+        ("teacher", teacher, nn.Module | None, "a torch.nn.Module or None; of a training: Fitted.teacher()"),
+    ):
+        if not isinstance(part, kind):
+            raise ValueError(f"{name} must be {wanted}, received {type(part).__name__}")
 
 
 def check_parts(

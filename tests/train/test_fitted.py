@@ -142,6 +142,25 @@ def test_parts_that_do_not_fit_together_are_refused_before_the_first_step() -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("part", "given", "message"),
+    [
+        ("method", "ce", r"method must be a bcpd.distill.Method; of a loss: Supervised\(loss\), received str"),
+        ("recipe", {"epochs": 1}, "recipe must be a bcpd.Recipe, received dict"),
+        ("source", [1.0], r"source must be training data \(bcpd.data.InMemory; .*, received list"),
+        ("teacher", "resnet20", "teacher must be a torch.nn.Module or None; .*, received str"),
+        ("device", "gpu", "device must be cpu, cuda or cuda:N, received 'gpu'"),
+    ],
+)
+def test_what_is_no_part_of_a_training_is_refused_by_name(part: str, given: object, message: str) -> None:
+    refused(message, **{part: given})
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused("device cuda:1: torch sees no CUDA device; use 'cpu'", device="cuda:1")
+
+
 def test_a_teacher_that_would_move_with_the_student_is_refused() -> None:
     net = mlp()
     refused(r"the teacher shares parameters with the network that is trained", net=net, method=KD(), teacher=net)
